@@ -1,0 +1,319 @@
+"""The one record that flows from a domain through the parts to the update.
+
+Rows are trajectories, responses or segments (N); columns are decisions (T, right-padded). See `docs/design.md`
+for the meaning of every field; `FIELDS` below is the same table for the machine.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+
+DECISION = "decision"  # [N, T]: one number per decision
+ACTION = "action"  # [N, T, ...]: one vector per decision
+ROW = "row"  # [N]
+HEADS = "heads"  # [heads, N, T] or [N, T]
+NESTED = "nested"  # name -> tensors whose first dimension is N
+PAIRS = "pairs"  # [P, ...]: indexed by pair, not by row
+WHOLE = "whole"  # one value for the batch
+
+FIELDS: dict[str, tuple[str, str]] = {  # name -> (shape, who usually fills it)
+    "mask": (DECISION, "the domain, when it samples or loads"),
+    "logp": (DECISION, "domain.score"),
+    "old_logp": (DECISION, "domain.score, once per batch before the update"),
+    "behavior_logp": (DECISION, "whatever sampled the decision: the roll-out or the dataset"),
+    "anchor_logp": (NESTED, "domain.score, from the frozen policies that the method names under `anchors`"),
+    "anchor_kl": (NESTED, "domain.score, where KL(policy || anchor) has a closed form"),
+    "entropy": (DECISION, "domain.score"),
+    "sample_logp": (DECISION, "domain.score: log-prob of a fresh re-parameterised action"),
+    "sample_anchor_logp": (NESTED, "domain.score: an anchor's log-prob of that fresh action"),
+    "policy_action": (ACTION, "domain.score: the policy's own action, differentiable"),
+    "reference_action": (ACTION, "the dataset, or a part that looks one up"),
+    "q": (HEADS, "domain.score: critic value of the policy's own action"),
+    "q_data": (HEADS, "domain.score: critic value of the recorded action"),
+    "target_q_data": (HEADS, "domain.score: target critic's value of the recorded action"),
+    "next_q": (HEADS, "domain.score: target critic's value of the policy's action at the next state"),
+    "next_logp": (DECISION, "domain.score, with next_q"),
+    "value_pred": (DECISION, "domain.score: state value, differentiable"),
+    "value": (DECISION, "domain.score, once per batch before the update"),
+    "next_value": (DECISION, "domain.score, once per batch before the update"),
+    "inputs": (NESTED, "the domain: one entry per decision, [N, T, ...]"),
+    "context": (NESTED, "the domain: what precedes the first decision, [N, P, ...], left-padded"),
+    "reward": (DECISION, "the domain's roll-out, the dataset, or a reward part"),
+    "rewards": (NESTED, "the domain's verifiers or environment"),
+    "score": (ROW, "the domain's verifier or return, or a reward part"),
+    "terminated": (DECISION, "the domain's roll-out or the dataset"),
+    "truncated": (DECISION, "the domain's roll-out or the dataset"),
+    "advantage": (DECISION, "an advantage part"),
+    "returns": (DECISION, "an advantage part (gae, mc)"),
+    "weight": (DECISION, "a selection part"),
+    "divisor": (WHOLE, "a selection part, or the reduction"),
+    "group": (ROW, "the domain's roll-out, with group_size > 1"),
+    "prompt_id": (ROW, "the domain's roll-out"),
+    "turn": (DECISION, "a multi-turn domain"),
+    "segment": (DECISION, "a segmenting part"),
+    "anchor_state": (DECISION, "a multi-turn domain"),
+    "parent": (ROW, "a branching roll-out"),
+    "branch_at": (ROW, "a branching roll-out"),
+    "source": (ROW, "the batch's source"),
+    "version": (DECISION, "the roll-out engine"),
+    "pairs": (PAIRS, "a preference dataset, or a pairing part"),
+    "pair_label": (PAIRS, "a preference dataset, an annotator, or a pairing part"),
+    "progress": (WHOLE, "the trainer"),
+    "temperature": (WHOLE, "the method: the current coefficient of its entropy regularizer"),
+}
+
+_NOT_ROWS = (PAIRS, WHOLE)
+
+
+class MissingFieldError(AttributeError):
+    """A part asked for a field that nobody filled."""
+
+    def __init__(self, field: str, part: str = "") -> None:
+        self.field = field
+        wanted = f"{part} needs" if part else "the batch has no"
+        super().__init__(f"{wanted} `{field}`; usually filled by {FIELDS[field.split('.')[0]][1]}")
+
+    def wanted_by(self, part: str) -> "MissingFieldError":
+        """The same error, naming the part that asked."""
+        return MissingFieldError(self.field, part)
+
+
+class Batch:
+    """A typed record over a `TensorDict` of rows: fields read as attributes, `replace` gives a new one.
+
+    Head-first fields ([heads, N, T]) are stored row-first, so that indexing, `cat` and `to` act on rows alike;
+    `pairs`, `pair_label` and whole-batch scalars lie beside the rows. Raises `MissingFieldError` for an absent
+    field and `ValueError` for an unknown name or rows that disagree in number.
+    """
+
+    __slots__ = ("_beside", "_rows")
+
+    def __init__(self, **values: Any) -> None:
+        rows: dict[str, Any] = {}
+        self._beside: dict[str, Any] = {}
+        for name, value in values.items():
+            shape = FIELDS.get(name)
+            if shape is None:
+                raise ValueError(f"unknown field '{name}'; the fields of a batch are listed in docs/design.md")
+            if value is None:
+                continue
+            if shape[0] in _NOT_ROWS:
+                self._beside[name] = value
+            else:
+                rows[name] = _row_first(shape[0], value)
+        count = _row_count(rows)
+        self._rows: TensorDictBase = TensorDict({k: _nested(v, count) for k, v in rows.items()}, [count])
+
+    @classmethod
+    def _of(cls, rows: TensorDictBase, beside: dict[str, Any]) -> "Batch":
+        made = object.__new__(cls)
+        made._rows, made._beside = rows, beside
+        return made
+
+    def __getattr__(self, name: str) -> Any:
+        shape = FIELDS.get(name)
+        if shape is None:
+            raise AttributeError(name)
+        if shape[0] in _NOT_ROWS:
+            if name not in self._beside:
+                raise MissingFieldError(name)
+            return self._beside[name]
+        value = self._rows.get(name, None)
+        if value is None:
+            raise MissingFieldError(name)
+        if shape[0] == HEADS and value.dim() == 3:
+            return value.movedim(1, 0)
+        if shape[0] == NESTED and name not in ("inputs", "context"):
+            return Anchors(name, value)
+        return value
+
+    def __contains__(self, name: str) -> bool:
+        head, _, tail = name.partition(".")
+        if head in self._beside:
+            return True
+        value = self._rows.get(head, None)
+        return value is not None and (not tail or tail in value.keys())
+
+    def __len__(self) -> int:
+        return int(self._rows.batch_size[0])
+
+    def __iter__(self) -> Iterator[str]:
+        """Names of the fields that are present."""
+        yield from self._rows.keys()
+        yield from self._beside
+
+    def __repr__(self) -> str:
+        return f"Batch({len(self)} rows: {', '.join(self)})"
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The field, or `default` where it is absent. `"anchor_logp.ref"` reads inside a nested field."""
+        head, _, tail = name.partition(".")
+        if name not in self:
+            return default
+        value = getattr(self, head)
+        return value[tail] if tail else value
+
+    def replace(self, **values: Any) -> "Batch":
+        """A batch with these fields set; nested fields are merged name by name; `None` removes a field."""
+        rows, beside = self._rows.copy(), dict(self._beside)
+        for name, value in values.items():
+            if name not in FIELDS:
+                raise ValueError(f"unknown field '{name}'; the fields of a batch are listed in docs/design.md")
+            kind = FIELDS[name][0]
+            store: Any = beside if kind in _NOT_ROWS else rows
+            if value is None:
+                if name in store.keys():
+                    del store[name]
+            elif kind in _NOT_ROWS:
+                beside[name] = value
+            elif kind == NESTED and name in rows.keys():
+                merged = rows.get(name).copy()
+                for key, leaf in value.items():
+                    merged.set(key, leaf)
+                rows.set(name, merged)
+            else:
+                rows.set(name, _nested(_row_first(kind, value), len(self)))
+        return Batch._of(rows, beside)
+
+    def __getitem__(self, rows: Any) -> "Batch":
+        """The chosen rows (slice, index or boolean tensor). Pairs whose two rows are kept are kept and re-numbered."""
+        chosen = torch.arange(len(self), device=self.device)[rows].reshape(-1)
+        beside = dict(self._beside)
+        if "pairs" in beside:
+            position = torch.full((len(self),), -1, dtype=torch.long, device=self.device)
+            position[chosen] = torch.arange(len(chosen), device=self.device)
+            pairs = position[beside["pairs"]]
+            kept = (pairs >= 0).all(-1)
+            beside["pairs"] = pairs[kept]
+            if "pair_label" in beside:
+                beside["pair_label"] = beside["pair_label"][kept]
+        return Batch._of(self._rows[chosen], beside)
+
+    def of_pairs(self, which: Tensor) -> "Batch":
+        """The chosen pairs (indices into `pairs`) with just the rows they compare."""
+        pairs = self.pairs[which]
+        rows, inverse = torch.unique(pairs, return_inverse=True)
+        beside = dict(self._beside, pairs=inverse)
+        if "pair_label" in beside:
+            beside["pair_label"] = beside["pair_label"][which]
+        return Batch._of(self._rows[rows], beside)
+
+    def decisions(self) -> "Batch":
+        """Every masked decision as a row of its own, [M, 1]; row fields are repeated. Pairs do not survive."""
+        mask = self.mask
+        row = torch.arange(len(self), device=mask.device)[:, None].expand_as(mask)[mask]
+        column = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)[mask]
+
+        def pick(leaf: Tensor, decision: bool) -> Tensor:
+            return leaf[row, column].unsqueeze(1) if decision else leaf[row]
+
+        picked: dict[str, Any] = {}
+        for name, value in self._rows.items():
+            shape = FIELDS[name][0]
+            if isinstance(value, TensorDictBase):
+                picked[name] = {k: pick(v, name != "context" and v.dim() >= 2) for k, v in value.items()}
+            elif shape == HEADS and value.dim() == 3:
+                picked[name] = value[row, :, column].unsqueeze(-1).movedim(1, 0)
+            else:
+                picked[name] = pick(value, shape != ROW)
+        beside = {k: v for k, v in self._beside.items() if FIELDS[k][0] == WHOLE}
+        return Batch(**picked, **beside)
+
+    @staticmethod
+    def cat(batches: Sequence["Batch"]) -> "Batch":
+        """Rows of all batches, padded to the longest; only the fields that all of them have; pairs re-numbered."""
+        decisions = max(b._rows.get("mask").shape[1] for b in batches)
+        context = max(_context_width(b._rows) for b in batches)
+        common = set.intersection(*(set(b) for b in batches))
+        shared = [b._rows.select(*sorted(n for n in common if n not in b._beside)) for b in batches]
+        rows = torch.cat([_padded(r, decisions, context) for r in shared])
+        beside = {k: v for k, v in batches[0]._beside.items() if k in common and FIELDS[k][0] == WHOLE}
+        if "pairs" in common:
+            starts = torch.tensor([0] + [len(b) for b in batches[:-1]]).cumsum(0)
+            beside["pairs"] = torch.cat([b.pairs + int(s) for b, s in zip(batches, starts, strict=True)])
+        if "pair_label" in common:
+            beside["pair_label"] = torch.cat([b.pair_label for b in batches])
+        return Batch._of(rows, beside)
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on another device."""
+        beside = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in self._beside.items()}
+        return Batch._of(self._rows.to(device), beside)
+
+    def detach(self) -> "Batch":
+        """The same batch without gradients."""
+        return Batch._of(self._rows.detach(), dict(self._beside))
+
+    @property
+    def rows(self) -> TensorDictBase:
+        """The row fields as a `TensorDict` (for storage; head-first fields are row-first here)."""
+        return self._rows
+
+    @property
+    def device(self) -> torch.device:
+        """Where the rows are."""
+        return next(iter(self._rows.values(True, True))).device
+
+
+class Anchors(Mapping[str, Tensor]):
+    """Named tensors of a nested field; a missing name raises `MissingFieldError` as a missing field does."""
+
+    def __init__(self, field: str, values: TensorDictBase) -> None:
+        self._field, self._values = field, values
+
+    def __getitem__(self, name: str) -> Tensor:
+        value = self._values.get(name, None)
+        if value is None:
+            raise MissingFieldError(f"{self._field}.{name}")
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values.keys())
+
+    def __len__(self) -> int:
+        return len(self._values.keys())
+
+
+def _row_first(shape: str, value: Any) -> Any:
+    return value.movedim(0, 1) if shape == HEADS and value.dim() == 3 else value
+
+
+def _row_count(rows: dict[str, Any]) -> int:
+    for value in rows.values():
+        leaf = next(iter(value.values()), None) if isinstance(value, Mapping | TensorDictBase) else value
+        if isinstance(leaf, Tensor):
+            return leaf.shape[0]
+    return 0
+
+
+def _nested(value: Any, count: int) -> Any:
+    return TensorDict(dict(value), [count]) if isinstance(value, Mapping) else value
+
+
+def _padded(rows: TensorDictBase, decisions: int, context: int) -> TensorDictBase:
+    """Pad the decision dimension on the right and the context on the left, with zeros."""
+    padded = rows.copy()
+    for name, value in rows.items():
+        shape = FIELDS[name][0]
+        if isinstance(value, TensorDictBase):
+            left = name == "context"
+            leaves = {k: _pad(v, 1, context if left else decisions, left) for k, v in value.items()}
+            padded.set(name, TensorDict(leaves, value.batch_size))
+        elif shape != ROW:
+            padded.set(name, _pad(value, 2 if shape == HEADS and value.dim() == 3 else 1, decisions, left=False))
+    return padded
+
+
+def _pad(leaf: Tensor, dim: int, length: int, left: bool) -> Tensor:
+    if leaf.dim() <= dim or leaf.shape[dim] == length:
+        return leaf
+    gap = leaf.new_zeros([*leaf.shape[:dim], length - leaf.shape[dim], *leaf.shape[dim + 1 :]])
+    return torch.cat([gap, leaf] if left else [leaf, gap], dim)
+
+
+def _context_width(rows: TensorDictBase) -> int:
+    context = rows.get("context", None)
+    return max((v.shape[1] for v in context.values() if v.dim() > 1), default=0) if context is not None else 0

@@ -1,0 +1,149 @@
+"""What a world must offer to be trained in: the `Domain` protocol and the requirements a method hands to it."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from torch import nn
+
+from unirl.batch import Batch
+
+# What `Domain.score` may be asked for. The detached fields are computed once per batch, before the update; the
+# others are differentiable and computed anew for every minibatch. A dotted name asks for one entry of a nested field.
+DETACHED = frozenset({"old_logp", "value", "next_value", "next_q", "next_logp", "target_q_data", "anchor_logp"})
+DIFFERENTIABLE = frozenset(
+    {"logp", "entropy", "value_pred", "q", "q_data", "sample_logp", "sample_anchor_logp", "policy_action", "anchor_kl"}
+)
+
+
+def split_needs(reads: Collection[str]) -> tuple[frozenset[str], frozenset[str]]:
+    """Of all that parts read, what a domain computes: (detached, differentiable)."""
+    detached = frozenset(name for name in reads if name.partition(".")[0] in DETACHED)
+    differentiable = frozenset(name for name in reads if name.partition(".")[0] in DIFFERENTIABLE)
+    return detached, differentiable
+
+
+@dataclass(frozen=True)
+class QSpec:
+    """An ensemble of state-action critics: how many heads, and how the target action is made.
+
+    `smoothing_std`, `smoothing_clip`: clipped Gaussian noise on the target policy's action (TD3), in units of the
+    action half-range; `target_policy`: the next action comes from a slowly moving copy of the policy, which moves by
+    the same `tau`.
+    """
+
+    heads: int = 2
+    tau: float = 0.005
+    smoothing_std: float = 0.0
+    smoothing_clip: float = 0.5
+    target_policy: bool = False
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """What a method needs a domain to hold: critics and frozen copies of the policy."""
+
+    value: bool = False
+    q: QSpec | None = None
+    anchors: frozenset[str] = field(default_factory=frozenset)
+    policy: str | None = None  # the kind of policy the method is defined for, e.g. "deterministic" (TD3)
+
+
+@dataclass(frozen=True)
+class Opponent:
+    """A second sampler in each group: the geometric mixture policy^(1-mixture) * anchor^mixture (Nash-MD)."""
+
+    anchor: str = "ref"
+    mixture: float = 0.0
+    per_group: int = 1
+
+
+@dataclass(frozen=True)
+class DomainInfo:
+    """Facts about a domain that the trainer and parts' defaults need.
+
+    `independent_decisions`: decisions may be scored apart from their row (true for Markov policies, false for text).
+    `target_entropy`: the default floor of automatic temperature, nats per decision (-dim(A) for continuous actions).
+    `sample_unit`: what `samples` counts.
+    """
+
+    name: str
+    task: str
+    independent_decisions: bool
+    target_entropy: float
+    sample_unit: str
+
+
+class Dataset(Protocol):
+    """Recorded experience."""
+
+    def __len__(self) -> int: ...
+
+    def sample(self, n: int) -> Batch:
+        """`n` rows (or `n` pairs, for a preference dataset) drawn with the dataset's own generator."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """The generator's state: all that is needed to continue the same sequence of draws."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+@runtime_checkable
+class Domain(Protocol):
+    """A world with a policy in it. It knows nothing of algorithms."""
+
+    policy: nn.Module
+    info: DomainInfo
+
+    def build(self, requirements: Requirements) -> None:
+        """Make the critics and anchors a method needs; called once, before anything else."""
+        ...
+
+    def parameters(self, role: str) -> list[nn.Parameter]:
+        """Trainable parameters of `policy`, `value` or `q`."""
+        ...
+
+    def rollout(self, n: int, *, group_size: int = 1, unit: str = "episode", opponent: Opponent | None = None) -> Batch:
+        """Sample with the current policy.
+
+        `unit="episode"`: `n` whole rows, in groups of `group_size` from the same start (prompt, reset state).
+        `unit="segment"`: `n` decisions in total, continuing where the last call stopped (control only).
+        Fills `mask`, `behavior_logp`, `inputs`, `reward`, `terminated`, `truncated`, `score`, `group`, `prompt_id`.
+        """
+        ...
+
+    def score(self, batch: Batch, need: Collection[str]) -> Batch:
+        """Add the fields that `need` names; with gradients for those in `DIFFERENTIABLE`."""
+        ...
+
+    def dataset(self) -> Dataset:
+        """Recorded decisions or demonstrations of the task."""
+        ...
+
+    def preferences(self) -> Dataset:
+        """Recorded pairs of the task: batches with `pairs` and `pair_label`."""
+        ...
+
+    def copy_policy(self, anchor: str, decay: float = 0.0) -> None:
+        """anchor <- decay * anchor + (1 - decay) * policy."""
+        ...
+
+    def update_targets(self) -> None:
+        """Move the target networks by the `tau` of the requirements."""
+        ...
+
+    def microbatches(self, batch: Batch) -> list[Batch]:
+        """Split a minibatch into what fits in memory at once; rows of a pair stay together."""
+        ...
+
+    def evaluate(self, episodes: int) -> dict[str, float]:
+        """Fixed-seed evaluation; must contain `score`, larger is better."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to continue bit for bit: networks, anchors, generators, environment state, normalisers."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...

@@ -1,0 +1,9 @@
+"""Importing this module registers every part of the core."""
+
+import unirl.advantages
+import unirl.critics
+import unirl.objectives
+import unirl.reduce
+import unirl.regularizers
+import unirl.rewards
+import unirl.selection  # noqa: F401

@@ -1,0 +1,105 @@
+"""The one table of parts: `register` puts a class in it, `make` builds one, `names` lists them."""
+
+import functools
+import importlib
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from importlib.metadata import entry_points
+from typing import Any, TypeVar
+
+from unirl.batch import MissingFieldError
+from unirl.errors import UserError, unknown
+
+T = TypeVar("T", bound=type)
+
+_PARTS: dict[str, dict[str, type]] = {}
+_METHODS_THAT_READ_A_BATCH = ("__call__", "target", "loss")
+
+
+def register(kind: str, name: str) -> Callable[[T], T]:
+    """Class decorator: `@register("objective", "ppo_clip")`. A name may be registered once per kind."""
+
+    def put(cls: T) -> T:
+        taken = _PARTS.setdefault(kind, {}).get(name)
+        if taken is not None and taken.__qualname__ != cls.__qualname__:
+            raise ValueError(f"{kind} '{name}' is already {taken.__module__}.{taken.__qualname__}")
+        for method in _METHODS_THAT_READ_A_BATCH:
+            if method in vars(cls):
+                setattr(cls, method, _naming_the_reader(vars(cls)[method], f"{kind} '{name}'"))
+        _PARTS[kind][name] = cls
+        cls.registered_name = name  # type: ignore[attr-defined]
+        cls.registered_kind = kind  # type: ignore[attr-defined]
+        return cls
+
+    return put
+
+
+def make(kind: str, name: str, **hyper: Any) -> Any:
+    """Build the part `name` of `kind` with the given hyper-parameters.
+
+    Raises `UserError` with near matches for an unknown kind, name or hyper-parameter, and for values it refuses.
+    """
+    cls = part_class(kind, name)
+    if is_dataclass(cls):
+        known = [field.name for field in fields(cls) if field.init]
+        for key in hyper:
+            if key not in known:
+                raise unknown(f"hyper-parameter of {kind} '{name}'", key, known, see=f"unirl parts {kind}")
+    try:
+        return cls(**hyper)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{kind} '{name}': {error}") from error
+
+
+def part_class(kind: str, name: str) -> type:
+    """The class registered as `name` of `kind`; raises `UserError` with near matches."""
+    if name not in _PARTS.get(kind, {}):
+        _load_all()
+    if kind not in _PARTS:
+        raise unknown("kind of part", kind, _PARTS, see="unirl parts")
+    if name not in _PARTS[kind]:
+        raise unknown(kind, name, _PARTS[kind], see=f"unirl parts {kind}")
+    return _PARTS[kind][name]
+
+
+def names(kind: str) -> dict[str, str]:
+    """Every registered name of a kind with the first line of its documentation."""
+    _load_all()
+    if kind not in _PARTS:
+        raise unknown("kind of part", kind, _PARTS, see="unirl parts")
+    return {name: _first_line(cls) for name, cls in sorted(_PARTS[kind].items())}
+
+
+def kinds() -> list[str]:
+    """Every kind of part that has at least one name."""
+    _load_all()
+    return sorted(_PARTS)
+
+
+@functools.cache
+def _load_all() -> None:
+    """Import the core's parts and every package that announces parts as an entry point `unirl.parts`."""
+    importlib.import_module("unirl.parts")
+    for entry in entry_points(group="unirl.parts"):
+        try:
+            entry.load()
+        except ModuleNotFoundError as error:  # an extra that is not installed brings no parts
+            if error.name is not None and error.name.startswith("unirl"):
+                raise
+
+
+def _first_line(cls: type) -> str:
+    return (cls.__doc__ or "").strip().split("\n")[0]
+
+
+def _naming_the_reader(function: Callable[..., Any], part: str) -> Callable[..., Any]:
+    """Let a missing field's error say which part asked for it."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except MissingFieldError as error:
+            raise error.wanted_by(part) from None
+
+    return call

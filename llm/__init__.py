@@ -1,1 +1,21 @@
-"""Llm domain."""
+"""The language domain: causal language models trained on prompts whose answers a programme can check.
+
+Importing this package registers the verifiers; `LanguageDomain`, which needs transformers, is imported on first use.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import unirl.llm.verifiers  # noqa: F401  (registers them)
+
+if TYPE_CHECKING:
+    from unirl.llm.domain import LanguageDomain
+
+__all__ = ["LanguageDomain"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "LanguageDomain":
+        from unirl.llm.domain import LanguageDomain
+
+        return LanguageDomain
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

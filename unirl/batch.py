@@ -50,6 +50,7 @@ FIELDS: dict[str, tuple[str, str]] = {  # name -> (shape, who usually fills it)
     "returns": (DECISION, "an advantage part (gae, mc)"),
     "weight": (DECISION, "a selection part"),
     "divisor": (WHOLE, "a selection part, or the reduction"),
+    "unit_divisor": (WHOLE, "the method: rows or pairs in the whole minibatch, for row- and pair-level losses"),
     "group": (ROW, "the domain's roll-out, with group_size > 1"),
     "prompt_id": (ROW, "the domain's roll-out"),
     "turn": (DECISION, "a multi-turn domain"),
@@ -106,6 +107,11 @@ class Batch:
                 rows[name] = _row_first(shape[0], value)
         count = _row_count(rows)
         self._rows: TensorDictBase = TensorDict({k: _nested(v, count) for k, v in rows.items()}, [count])
+
+    @classmethod
+    def of_rows(cls, rows: TensorDictBase) -> "Batch":
+        """A batch over stored rows (head-first fields row-first), as `Batch.rows` gives them."""
+        return cls._of(rows, {})
 
     @classmethod
     def _of(cls, rows: TensorDictBase, beside: dict[str, Any]) -> "Batch":

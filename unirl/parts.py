@@ -3,7 +3,9 @@
 import unirl.advantages
 import unirl.critics
 import unirl.objectives
+import unirl.optim
 import unirl.reduce
 import unirl.regularizers
 import unirl.rewards
-import unirl.selection  # noqa: F401
+import unirl.selection
+import unirl.trainer.sources  # noqa: F401

@@ -1,1 +1,9 @@
-"""Advantages."""
+"""Advantages: how much better a decision was than expected. Each part takes a batch and gives it `advantage` [N, T].
+
+Advantages are constants for the update: they carry no gradient. They are 0 outside the mask.
+"""
+
+import unirl.advantages.group
+import unirl.advantages.normalize
+import unirl.advantages.returns
+import unirl.advantages.values  # noqa: F401

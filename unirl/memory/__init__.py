@@ -1,1 +1,1 @@
-"""Memory."""
+"""What persists across batches: replay buffers and datasets of pairs."""

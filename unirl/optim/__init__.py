@@ -1,1 +1,6 @@
-"""Optim."""
+"""What happens around an optimizer step, given a closure of named losses."""
+
+from unirl.optim.gradients import Closure
+from unirl.optim.step import Update, make_update
+
+__all__ = ["Closure", "Update", "make_update"]

@@ -1,1 +1,10 @@
-"""Regularizers."""
+"""Regularizers: penalties per decision [N, T] added to the objective, and the coefficients they are added with.
+
+A penalty is smaller where the policy is closer to what the regularizer wants; its strength is a part of its own, of
+kind `coefficient`.
+"""
+
+import unirl.regularizers.behavior
+import unirl.regularizers.coefficients
+import unirl.regularizers.entropy
+import unirl.regularizers.kl  # noqa: F401

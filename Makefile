@@ -1,0 +1,59 @@
+# `make demo` and `make test` set up .venv by themselves. See `make help`.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+PIP_FLAGS ?= --quiet --disable-pip-version-check
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow check lint format types docs clean
+
+help:  ## Show what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+install: $(READY)  ## Make .venv with everything in it (torch first: pinned, so that no CUDA packages come along)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "unirl needs Python 3.11 or newer: make PYTHON=python3.12 ..."; exit 1; }
+	@echo "Setting up $(VENV) (a few minutes, once) ..."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install $(PIP_FLAGS) -c constraints.txt torch
+	$(BIN)/pip install $(PIP_FLAGS) -c constraints.txt -e '.[all]'
+	@touch $@
+
+demo: $(READY)  ## The same parts train a robot and a language model, side by side: out/demo/report.html
+	$(BIN)/unirl compare preset=demo out=out/demo
+
+test: $(READY)  ## The whole test suite (at most 12 minutes on 2 cores)
+	$(BIN)/pytest -m "not slow" -n 2 --dist worksteal
+
+test-slow: $(READY)  ## Learning tests with several seeds
+	$(BIN)/pytest -m slow -n 2 --dist worksteal
+
+check: $(READY)  ## Quick checks while editing: linters and the hand-computed numbers
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/pytest -m "not slow" tests/numbers tests/parts tests/core
+
+lint: $(READY) types  ## Style, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(READY)  ## mypy on an installed copy (checkers do not follow the package-dir mapping)
+	@rm -rf build/types
+	$(BIN)/pip install $(PIP_FLAGS) --no-deps --no-build-isolation --target build/types .
+	$(BIN)/mypy --config-file pyproject.toml build/types/unirl
+
+format: $(READY)  ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(READY)  ## Build the documentation site into site/
+	$(BIN)/python docs/generate.py
+	$(BIN)/mkdocs build --strict
+
+clean:  ## Remove what can be made again (not .venv)
+	rm -rf build site out .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

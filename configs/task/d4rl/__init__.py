@@ -1,0 +1,1 @@
+"""Tasks on the public D4RL datasets."""

@@ -1,0 +1,131 @@
+"""Policies: networks from observations to an action distribution."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unirl.control.distributions import Categorical, Deterministic, Distribution, Gaussian, TanhGaussian
+from unirl.control.envs import ActionSpace
+from unirl.control.networks import mlp, orthogonal
+from unirl.errors import UserError, unknown
+
+_LOG_STD_RANGE = (-20.0, 2.0)  # SAC
+_BOUNDED_LOG_STD_RANGE = (-5.0, 2.0)  # IQL
+
+
+class GaussianPolicy(nn.Module):
+    """Unbounded mean from an MLP and a state-independent log standard deviation (PPO as in CleanRL and SB3).
+
+    The environment gets the action clipped to its bounds; log-probabilities are of the unclipped action.
+    """
+
+    def __init__(self, observation_size: int, actions: ActionSpace, model: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.mean = orthogonal(_network(observation_size, actions.size, model), output_gain=0.01)
+        self.log_std = nn.Parameter(torch.full((actions.size,), float(model.get("log_std_start", 0.0))))
+
+    def forward(self, observation: Tensor) -> Gaussian:
+        """pi(. | observation)."""
+        return Gaussian(self.mean(observation), self.log_std)
+
+
+class BoundedGaussianPolicy(nn.Module):
+    """Gaussian whose mean is squashed into the action range, with a state-independent log standard deviation.
+
+    For weighted regression on recorded actions: actions at the bounds keep a finite density, unlike under a
+    squashed Gaussian. Log standard deviation within [-5, 2]. Source: Kostrikov et al. 2021 (IQL).
+    """
+
+    def __init__(self, observation_size: int, actions: ActionSpace, model: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.mean = _network(observation_size, actions.size, model)
+        self.log_std = nn.Parameter(torch.full((actions.size,), float(model.get("log_std_start", 0.0))))
+
+    def forward(self, observation: Tensor) -> Gaussian:
+        """pi(. | observation)."""
+        return Gaussian(torch.tanh(self.mean(observation)), self.log_std.clamp(*_BOUNDED_LOG_STD_RANGE))
+
+
+class TanhGaussianPolicy(nn.Module):
+    """Squashed Gaussian with state-dependent log standard deviation, clipped to [-20, 2] (SAC)."""
+
+    def __init__(self, observation_size: int, actions: ActionSpace, model: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.network = _network(observation_size, 2 * actions.size, model)
+
+    def forward(self, observation: Tensor) -> TanhGaussian:
+        """pi(. | observation)."""
+        mean, log_std = self.network(observation).chunk(2, -1)
+        return TanhGaussian(mean, log_std.clamp(*_LOG_STD_RANGE))
+
+
+class DeterministicPolicy(nn.Module):
+    """tanh of an MLP, with exploration noise `model.exploration_std` (0.1, TD3) when it is sampled."""
+
+    def __init__(self, observation_size: int, actions: ActionSpace, model: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.network = _network(observation_size, actions.size, model)
+        self.noise_std = float(model.get("exploration_std", 0.1))
+
+    def forward(self, observation: Tensor) -> Deterministic:
+        """pi(. | observation)."""
+        return Deterministic(torch.tanh(self.network(observation)), self.noise_std)
+
+
+class CategoricalPolicy(nn.Module):
+    """Softmax over the environment's choices."""
+
+    def __init__(self, observation_size: int, actions: ActionSpace, model: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.logits = orthogonal(_network(observation_size, actions.size, model), output_gain=0.01)
+
+    def forward(self, observation: Tensor) -> Categorical:
+        """pi(. | observation)."""
+        return Categorical.of_logits(self.logits(observation))
+
+
+POLICIES: dict[str, type[nn.Module]] = {
+    "gaussian": GaussianPolicy,
+    "bounded_gaussian": BoundedGaussianPolicy,
+    "tanh_gaussian": TanhGaussianPolicy,
+    "deterministic": DeterministicPolicy,
+    "categorical": CategoricalPolicy,
+}
+
+
+def policy_kind(configured: str, required: str | None, actions: ActionSpace, has_q: bool) -> str:
+    """Which policy to build: the method's requirement, else the configured one, else what suits the action space.
+
+    `auto` means categorical for choices; for continuous actions tanh_gaussian where there is an action-value critic
+    (its gradient must come through a bounded action) and gaussian otherwise.
+    Raises `UserError` for an unknown kind or one that does not fit the action space.
+    """
+    kind = required or configured
+    if kind == "auto":
+        if actions.discrete:
+            return "categorical"
+        return "tanh_gaussian" if has_q else "gaussian"
+    if kind not in POLICIES:
+        raise unknown("policy (model.policy)", kind, [*POLICIES, "auto"])
+    if (kind == "categorical") != actions.discrete:
+        needs = "choices" if kind == "categorical" else "continuous actions"
+        has = "choices (Discrete)" if actions.discrete else "continuous actions (Box)"
+        raise UserError(f"policy '{kind}' needs an environment with {needs}; this one has {has}")
+    return kind
+
+
+def make_policy(kind: str, observation_size: int, actions: ActionSpace, model: Mapping[str, Any]) -> nn.Module:
+    """A freshly initialised policy of a kind that `policy_kind` returned."""
+    return POLICIES[kind](observation_size, actions, model)
+
+
+def distribution(policy: nn.Module, observation: Tensor) -> Distribution:
+    """pi(. | observation), typed."""
+    made: Distribution = policy(observation)
+    return made
+
+
+def _network(observation_size: int, outputs: int, model: Mapping[str, Any]) -> nn.Sequential:
+    return mlp([observation_size, *model.get("hidden", (256, 256)), outputs], model.get("activation", "relu"))

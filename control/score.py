@@ -1,0 +1,208 @@
+"""What `Domain.score` adds to a batch, each quantity computed at most once."""
+
+from collections.abc import Callable, Collection
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from unirl.batch import Batch
+from unirl.control.distributions import Categorical, Distribution, Fresh
+from unirl.control.policies import distribution
+from unirl.domain import DETACHED
+
+if TYPE_CHECKING:
+    from unirl.control.domain import ControlDomain
+
+T = TypeVar("T")
+_Q = "action-value critic (q)"
+_VALUE = "state-value critic (value)"
+
+
+def score(domain: "ControlDomain", batch: Batch, need: Collection[str]) -> Batch:
+    """The batch with every field that `need` names; those of `unirl.domain.DETACHED` without gradients.
+
+    A nested field without a dot (`anchor_logp`) stands for all anchors. Raises `ValueError` for a name that no
+    domain computes and for a critic or an anchor that `build` was not asked for.
+    """
+    differentiable, detached = _Scorer(domain, batch), _Scorer(domain, batch)
+    fields: dict[str, Any] = {}
+    for name in sorted(need):
+        head, _, tail = name.partition(".")
+        frozen = head in DETACHED
+        scorer = detached if frozen else differentiable
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            if head in _PER_ANCHOR:
+                anchors = [tail] if tail else sorted(domain.anchors)
+                fields.setdefault(head, {}).update({anchor: _PER_ANCHOR[head](scorer, anchor) for anchor in anchors})
+            elif name in _FIELDS:
+                fields[name] = _FIELDS[name](scorer)
+            else:
+                raise ValueError(f"the control domain cannot score '{name}'")
+    return batch.replace(**fields)
+
+
+class _Scorer:
+    """Lazily computed quantities of one batch; what several fields share is computed once."""
+
+    def __init__(self, domain: "ControlDomain", batch: Batch) -> None:
+        self.domain = domain
+        self.batch = batch
+        self.inputs = batch.inputs
+
+    # Inputs and policy
+
+    @cached_property
+    def observation(self) -> Tensor:
+        return cast(Tensor, self.inputs["observation"])
+
+    @cached_property
+    def next_observation(self) -> Tensor:
+        return cast(Tensor, self.inputs["next_observation"])
+
+    @cached_property
+    def action(self) -> Tensor:
+        return cast(Tensor, self.inputs["action"])
+
+    @cached_property
+    def policy(self) -> Distribution:
+        return distribution(self.domain.policy, self.observation)
+
+    @cached_property
+    def fresh(self) -> Fresh:
+        """A re-parameterised action at every observation and its log-density."""
+        return self.policy.rsample(self.domain.generator)
+
+    @cached_property
+    def next_policy(self) -> Distribution:
+        acting = self.domain.target_policy
+        return distribution(self.domain.policy if acting is None else acting, self.next_observation)
+
+    @cached_property
+    def next_fresh(self) -> Fresh:
+        """The action at the next state: re-parameterised, then smoothed as the critic's specification says."""
+        fresh = self.next_policy.rsample(self.domain.generator)
+        spec = _built(self.domain.requirements.q, _Q)
+        if spec.smoothing_std == 0:
+            return fresh
+        noise = torch.randn(fresh.action.shape, generator=self.domain.generator, device=fresh.action.device)
+        noise = (noise * spec.smoothing_std).clamp(-spec.smoothing_clip, spec.smoothing_clip)
+        return fresh._replace(action=(fresh.action + noise).clamp(-1.0, 1.0))
+
+    def anchor(self, name: str) -> Distribution:
+        """A frozen policy's distribution at the observations."""
+        anchors = self.domain.anchors
+        if name not in anchors:
+            raise ValueError(f"anchor '{name}' was not built; the method's anchors are {sorted(anchors)}")
+        with torch.no_grad():
+            return distribution(anchors[name], self.observation)
+
+    # Fields of the policy
+
+    def logp(self) -> Tensor:
+        return self.policy.log_prob(self.action, self.inputs.get("raw_action", None))
+
+    def entropy(self) -> Tensor:
+        closed = self.policy.entropy()
+        return -self.sample_logp() if closed is None else closed
+
+    def sample_logp(self) -> Tensor:
+        if isinstance(self.policy, Categorical):  # the exact expectation over choices
+            return -self.policy.entropy()
+        return self.fresh.logp
+
+    def policy_action(self) -> Tensor:
+        return self.policy.mode()
+
+    def anchor_logp(self, name: str) -> Tensor:
+        return self.anchor(name).log_prob(self.action, self.inputs.get("raw_action", None))
+
+    def sample_anchor_logp(self, name: str) -> Tensor:
+        anchor = self.anchor(name)
+        if isinstance(self.policy, Categorical) and isinstance(anchor, Categorical):
+            return (self.policy.probs * anchor.log_probs).sum(-1)
+        return anchor.log_prob(self.fresh.action, self.fresh.raw)
+
+    def anchor_kl(self, name: str) -> Tensor:
+        return self.policy.kl(self.anchor(name))
+
+    # Fields of the critics
+
+    def value_pred(self) -> Tensor:
+        return self._state_value(self.observation)
+
+    def next_value(self) -> Tensor:
+        return self._state_value(self.next_observation).masked_fill(self.batch.terminated, 0.0)
+
+    def _state_value(self, observation: Tensor) -> Tensor:
+        return cast(Tensor, _built(self.domain.value, _VALUE)(observation))
+
+    def q(self) -> Tensor:
+        critic = _built(self.domain.q, _Q)
+        if isinstance(self.policy, Categorical):
+            return _expected(critic(self.observation, frozen=True), self.policy)
+        return cast(Tensor, critic(self._critic_input(self.observation, self.fresh.action), frozen=True))
+
+    def q_data(self) -> Tensor:
+        return self._of_recorded_action(_built(self.domain.q, _Q))
+
+    def target_q_data(self) -> Tensor:
+        return self._of_recorded_action(_built(self.domain.target_q, _Q))
+
+    def next_q(self) -> Tensor:
+        critic = _built(self.domain.target_q, _Q)
+        if isinstance(self.next_policy, Categorical):
+            return _expected(critic(self.next_observation), self.next_policy)
+        return cast(Tensor, critic(self._critic_input(self.next_observation, self.next_fresh.action)))
+
+    def next_logp(self) -> Tensor:
+        if isinstance(self.next_policy, Categorical):
+            return -self.next_policy.entropy()
+        return self.next_fresh.logp
+
+    def _of_recorded_action(self, critic: nn.Module) -> Tensor:
+        if self.domain.actions.discrete:
+            values: Tensor = critic(self.observation)
+            choice = self.action.expand(values.shape[0], *self.action.shape).unsqueeze(-1)
+            return values.gather(-1, choice).squeeze(-1)
+        return cast(Tensor, critic(self._critic_input(self.observation, self.action)))
+
+    def _critic_input(self, observation: Tensor, action: Tensor) -> Tensor:
+        """Observation and action as the environment receives it: [..., O + A]."""
+        if self.domain.clips_actions:
+            action = action.clamp(-1.0, 1.0)
+        return torch.cat([observation, action], -1)
+
+
+_PER_ANCHOR: dict[str, Callable[[_Scorer, str], Tensor]] = {
+    "anchor_logp": _Scorer.anchor_logp,
+    "sample_anchor_logp": _Scorer.sample_anchor_logp,
+    "anchor_kl": _Scorer.anchor_kl,
+}
+_FIELDS: dict[str, Callable[[_Scorer], Tensor]] = {
+    "logp": _Scorer.logp,
+    "old_logp": _Scorer.logp,
+    "entropy": _Scorer.entropy,
+    "sample_logp": _Scorer.sample_logp,
+    "policy_action": _Scorer.policy_action,
+    "value": _Scorer.value_pred,
+    "value_pred": _Scorer.value_pred,
+    "next_value": _Scorer.next_value,
+    "q": _Scorer.q,
+    "q_data": _Scorer.q_data,
+    "target_q_data": _Scorer.target_q_data,
+    "next_q": _Scorer.next_q,
+    "next_logp": _Scorer.next_logp,
+}
+
+
+def _expected(values: Tensor, policy: Categorical) -> Tensor:
+    """Expectation over choices of [heads, ..., A] values: [heads, ...]."""
+    return (policy.probs * values).sum(-1)
+
+
+def _built(part: T | None, what: str) -> T:
+    if part is None:
+        raise ValueError(f"the method did not require a {what}: pass it in Requirements to `build`")
+    return part

@@ -1,0 +1,292 @@
+"""The language domain: prompts, a causal language model that answers them, and a verifier that scores the answers."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unirl.batch import Batch
+from unirl.domain import DETACHED, Dataset, DomainInfo, Opponent, Requirements
+from unirl.errors import UserError
+from unirl.llm.datasets import demonstrations, preference_settings, recorded_pairs, sampled_pairs
+from unirl.llm.microbatch import microbatches, row_pieces, trimmed
+from unirl.llm.models import load, model_settings, plain, stop_tokens, value_head
+from unirl.llm.rollout import Responses, Sampling, generate
+from unirl.llm.rows import judge, padded_prompts, response_batch
+from unirl.llm.scoring import Scorer
+from unirl.llm.tasks import make_task
+from unirl.llm.variants import CRITIC, POLICY, variants_of
+from unirl.memory.pairs import PairDataset
+
+EVALUATION_SEED = 1_000_003
+HELD_OUT_PAIRS = 256  # at most so many are scored, where a task is evaluated on pairs
+
+
+class LanguageDomain:
+    """Single-turn language tasks. A decision is a token; a row is the response to one prompt.
+
+    Columns of a batch are response tokens only, exactly as sampled, the end-of-sequence token included; the prompt is
+    in `context`. The verifier's score is the `reward` of the last token. A response that ended by itself is
+    `terminated` there; one that ran into the task's `max_new_tokens` is `truncated`, and `next_value` is then the value
+    of the state after its last token. Log-probabilities are those at `temperature`, when sampling and when scoring.
+
+    `task`, `model`: the sections of the configuration. `token_budget`: tokens (prompt, response and padding) per
+    forward pass. `generation_rows`: responses sampled at once. `demonstrations`: how many of the task's are loaded.
+    `target_entropy`: default floor for an automatic entropy coefficient, in nats per token (0.2 is the target of
+    Skywork-OR1, He et al. 2025). Every draw comes from generators seeded by `seed`.
+    """
+
+    def __init__(
+        self,
+        task: Mapping[str, Any],
+        model: Mapping[str, Any],
+        seed: int = 0,
+        device: str = "cpu",
+        temperature: float = 1.0,
+        token_budget: int = 16384,
+        generation_rows: int = 512,
+        demonstrations: int = 2048,
+        target_entropy: float = 0.2,
+    ) -> None:
+        if temperature <= 0:
+            raise UserError(f"domain.temperature is {temperature}; it must be above 0 (evaluation is greedy anyway)")
+        self.settings = model_settings(model)
+        self.seed, self.device, self.temperature = seed, device, temperature
+        self.token_budget, self.generation_rows, self.demonstrations = token_budget, generation_rows, demonstrations
+        self.policy, self.tokenizer = load(task, model, self.settings, seed, device)
+        self.task = make_task(task, self.tokenizer, seed)
+        self.info = DomainInfo(
+            name="llm",
+            task=str(task.get("name", type(self.task).__name__)),
+            independent_decisions=False,
+            target_entropy=target_entropy,
+            sample_unit="tokens",
+        )
+        self.value_head: nn.Linear | None = None
+        self._variants = variants_of(self.policy)
+        self._stop = tuple(stop_tokens(plain(self.policy), self.tokenizer))
+        self._generator = torch.Generator(device).manual_seed(seed)
+        self._groups = 0
+        self._held_out_pairs: Batch | None = None
+        self._preferences = preference_settings(task.get("preferences"))
+
+    def build(self, requirements: Requirements) -> None:
+        """Make the value head, the critic's trunk and the anchors; raises `UserError` for what is for control only."""
+        if requirements.q is not None:
+            raise UserError("the method needs a `q` critic, which the language domain does not offer (control only)")
+        if requirements.policy not in (None, "categorical"):
+            raise UserError(f"the method needs a {requirements.policy} policy; a language model's is categorical")
+        if requirements.value:
+            self.value_head = value_head(plain(self.policy))
+            if self.settings.critic == "separate":
+                self._variants.add_critic()
+        for anchor in sorted(requirements.anchors):
+            self.copy_policy(anchor)
+        if not self.task.has_reward:
+            self._prepare_pair_evaluation()
+
+    def parameters(self, role: str) -> list[nn.Parameter]:
+        """`policy`: the network, or its adapter. `value`: the head and, with a separate critic, its trunk or adapter.
+
+        With a shared critic the trunk belongs to `policy`: a value loss moves it only where both losses are stepped
+        together (`update.together`).
+        """
+        if role == "policy":
+            return [parameter for parameter in self._variants.parameters(POLICY) if parameter.requires_grad]
+        if role == "value" and self.value_head is not None:
+            trunk = self._variants.parameters(CRITIC) if self._variants.has_critic else []
+            return [*trunk, *self.value_head.parameters()]
+        return []
+
+    def rollout(self, n: int, *, group_size: int = 1, unit: str = "episode", opponent: Opponent | None = None) -> Batch:
+        """`n` responses, in groups of `group_size` to the same training prompt.
+
+        With an `opponent`, the last `per_group` responses of each group are drawn from the geometric mixture of policy
+        and anchor, and `source` is 1 for them, 0 for the others.
+        """
+        if unit != "episode":
+            raise UserError(f"source.unit is '{unit}'; responses are sampled whole, with unit=episode")
+        if group_size < 1 or n % group_size:
+            raise UserError(f"rows ({n}) must be a multiple of group_size ({group_size})")
+        if opponent is not None and not 0 < opponent.per_group <= group_size:
+            raise UserError(f"opponent.per_group is {opponent.per_group}; it must be 1 to group_size ({group_size})")
+        prompts = self.task.prompts(n // group_size)
+        responses, prompt, prompt_mask = self._respond(prompts, group_size, self._generator, opponent=opponent)
+        repeated = [prompt for prompt in prompts for _ in range(group_size)]
+        rows = torch.arange(n, device=self.device)
+        group = self._groups + rows // group_size
+        self._groups += n // group_size
+        source = None if opponent is None else (rows % group_size >= group_size - opponent.per_group).long()
+        return response_batch(
+            prompt.repeat_interleave(group_size, 0),
+            prompt_mask.repeat_interleave(group_size, 0),
+            responses.tokens,
+            responses.mask,
+            responses.ended,
+            judge(self.task, self.tokenizer, repeated, responses.tokens, responses.mask),
+            behavior_logp=responses.logp,
+            prompt_id=torch.tensor([p.prompt_id for p in repeated], device=self.device),
+            group=group,
+            source=source,
+        )
+
+    def score(self, batch: Batch, need: Collection[str]) -> Batch:
+        """Add what `need` names.
+
+        `logp`, `entropy`, `anchor_kl.<name>` (exact, over the vocabulary) and `value_pred` are differentiable;
+        `old_logp`, `anchor_logp.<name>`, `value` and `next_value` are not, and asking for these alone runs the batch in
+        pieces of `token_budget`. Raises `UserError` for fields that only control offers.
+        """
+        scorer = Scorer(self._variants, self.value_head, self.temperature)
+        scorer.check(need)
+        if not need:
+            return batch
+        if all(name.partition(".")[0] in DETACHED for name in need):
+            return batch.replace(**self._score_in_pieces(scorer, batch, need))
+        return batch.replace(**scorer(batch, need))
+
+    def dataset(self) -> Dataset:
+        """The task's demonstrations, scored by its verifier."""
+        return demonstrations(self.task, self.tokenizer, self.demonstrations, self.seed, self.device)
+
+    def preferences(self) -> Dataset:
+        """The task's recorded pairs; without any, pairs of responses by the current policy (`task.preferences`)."""
+        recorded = recorded_pairs(self.task, self.tokenizer, self.device)
+        if recorded is None:
+            return sampled_pairs(self.rollout, self._preferences, self.seed)
+        return PairDataset(recorded, recorded.pairs, recorded.pair_label, self.seed)
+
+    def copy_policy(self, anchor: str, decay: float = 0.0) -> None:
+        """Move an anchor: decay * anchor + (1 - decay) * policy."""
+        self._variants.copy_policy(anchor, decay)
+
+    def update_targets(self) -> None:
+        """Nothing to move: only `q` critics have targets."""
+
+    def microbatches(self, batch: Batch) -> list[Batch]:
+        """Pieces of at most `token_budget` tokens; see `unirl.llm.microbatch.microbatches`."""
+        return microbatches(batch, self.token_budget)
+
+    def evaluate(self, episodes: int, *, sampled: bool = False) -> dict[str, float]:
+        """Mean score, length and components of greedy responses to the first `episodes` held-out prompts.
+
+        `sampled` adds the mean `sampled` score of one drawn response each. Training's generators are not touched.
+        A task without a verifier is scored on its held-out pairs: how often the log-probability of the chosen response
+        has risen more since the start than that of the rejected one (`score`, 1/2 at the start), and by how much
+        (`margin`).
+        """
+        if self._held_out_pairs is not None:
+            return self._evaluate_pairs(episodes)
+        prompts = self.task.held_out(episodes)
+        generator = torch.Generator(self.device).manual_seed(EVALUATION_SEED)
+        responses, _, _ = self._respond(prompts, 1, generator, greedy=True)
+        rewards = judge(self.task, self.tokenizer, prompts, responses.tokens, responses.mask)
+        found = {name: float(values.mean()) for name, values in rewards.items()}
+        found["length"] = float(responses.mask.sum(1).float().mean())
+        found["truncated"] = float((~responses.ended).float().mean())
+        if sampled:
+            drawn, _, _ = self._respond(prompts, 1, generator)
+            again = judge(self.task, self.tokenizer, prompts, drawn.tokens, drawn.mask)
+            found["sampled"] = float(again["score"].mean())
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights that training changes (with LoRA: adapters only), anchors, generators and the task's state."""
+        return {
+            **self._variants.state_dict(),
+            "value_head": None if self.value_head is None else self.value_head.state_dict(),
+            "generator": self._generator.get_state(),
+            "groups": self._groups,
+            "task": self.task.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` gave."""
+        self._variants.load_state_dict(state)
+        if state["value_head"] is not None:
+            if self.value_head is None:
+                self.value_head = value_head(plain(self.policy))
+            self.value_head.load_state_dict(state["value_head"])
+        self._generator.set_state(state["generator"].cpu())
+        self._groups = int(state["groups"])
+        self.task.load_state_dict(state["task"])
+
+    def _prepare_pair_evaluation(self) -> None:
+        """Remember the starting policy's log-probabilities of held-out pairs."""
+        held_out = recorded_pairs(self.task, self.tokenizer, self.device, held_out=True)
+        if held_out is not None:
+            self._held_out_pairs = self.score(held_out[: 2 * HELD_OUT_PAIRS], {"old_logp"})
+
+    def _evaluate_pairs(self, episodes: int) -> dict[str, float]:
+        held_out = self._held_out_pairs
+        assert held_out is not None
+        chosen = held_out[: 2 * episodes]
+        now = self.score(chosen.replace(old_logp=None), {"old_logp"}).old_logp
+        risen = (now - chosen.old_logp).sum(1).reshape(-1, 2)
+        margin = risen[:, 0] - risen[:, 1]
+        return {"score": float(((margin.sign() + 1) / 2).mean()), "margin": float(margin.mean())}
+
+    def _respond(
+        self,
+        prompts: Sequence[Any],
+        group_size: int,
+        generator: torch.Generator,
+        *,
+        greedy: bool = False,
+        opponent: Opponent | None = None,
+    ) -> tuple[Responses, Tensor, Tensor]:
+        """Responses to every prompt, `group_size` each, with the padded prompts [G, P] and their mask."""
+        ids, mask = padded_prompts(prompts, self.tokenizer.pad_token_id)
+        ids, mask = ids.to(self.device), mask.to(self.device)
+        sampling = Sampling(
+            max_new_tokens=self.task.max_new_tokens,
+            stop=self._stop,
+            pad=self.tokenizer.pad_token_id,
+            temperature=self.temperature,
+            greedy=greedy,
+        )
+        per_group = 0 if opponent is None else opponent.per_group
+        at_once = max(1, self.generation_rows // group_size)
+        parts = []
+        for some, some_mask in zip(ids.split(at_once), mask.split(at_once), strict=True):
+            own = group_size - per_group
+            both = []
+            if own:
+                both.append(generate(self._variants, [(POLICY, 1.0)], some, some_mask, own, sampling, generator))
+            if opponent is not None:
+                mixture = [(POLICY, 1.0 - opponent.mixture), (opponent.anchor, opponent.mixture)]
+                drawn = generate(self._variants, mixture, some, some_mask, per_group, sampling, generator)
+                both.append(drawn)
+            parts.append(_interleaved(both, len(some)))
+        return Responses.cat(parts), ids, mask
+
+    @torch.no_grad()
+    def _score_in_pieces(self, scorer: Scorer, batch: Batch, need: Collection[str]) -> dict[str, Any]:
+        made: dict[str, Any] = {}
+        for rows in row_pieces(batch, self.token_budget):
+            for name, value in scorer(trimmed(batch[rows]), need).items():
+                if isinstance(value, Tensor):
+                    _put(made, name, value, rows, batch.mask)
+                else:
+                    for key, leaf in value.items():
+                        _put(made.setdefault(name, {}), key, leaf, rows, batch.mask)
+        return made
+
+
+def _put(into: dict[str, Any], name: str, value: Tensor, rows: Tensor, mask: Tensor) -> None:
+    """Write the rows of a trimmed piece into a field of the whole batch."""
+    if name not in into:
+        into[name] = value.new_zeros(mask.shape)
+    into[name][rows, : value.shape[1]] = value
+
+
+def _interleaved(parts: Sequence[Responses], groups: int) -> Responses:
+    """Rows of several samplers side by side in every group: [own..., opponent...] per prompt."""
+    joined = Responses.cat(parts)
+    order, start = [], 0
+    for part in parts:
+        count = len(part.tokens)
+        order.append((start + torch.arange(count, device=joined.tokens.device)).reshape(groups, -1))
+        start += count
+    return joined.rows(torch.cat(order, 1).reshape(-1))

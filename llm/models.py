@@ -1,0 +1,236 @@
+"""Loading a causal language model and its tokenizer, with or without low-rank adapters."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from unirl.errors import UserError, unknown
+from unirl.llm.tiny import Architecture, tiny_model
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+CRITICS = ("shared", "separate")
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Low-rank adaptation: W + (alpha / rank) B A with B = 0 at the start (Hu et al. 2021).
+
+    `targets`: `all-linear` (every linear layer but the output projection) or a list of module names.
+    """
+
+    rank: int = 8
+    alpha: float = 16
+    targets: str | list[str] = "all-linear"
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.dropout:
+            raise UserError("model.lora.dropout must be 0: ratios of log-probabilities need a deterministic network")
+        if self.rank < 1:
+            raise UserError(f"model.lora.rank is {self.rank}; it must be at least 1")
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The `model` section of a configuration.
+
+    `path`: a model of the Hugging Face hub or a folder in its layout; without it, `name` must be `tiny`, and `seed` is
+    that of its pre-training: every run starts from the same model, whatever the run's own seed.
+    `critic`: `shared` reads state values off the policy's own hidden states by a linear head (the value loss also
+    moves the trunk); `separate` trains a copy of the trunk (with LoRA: an adapter of its own) under the head.
+    """
+
+    name: str | None = None
+    path: str | None = None
+    seed: int = 0
+    dtype: str = "float32"
+    attention: str = "sdpa"
+    lora: LoraSettings | None = None
+    critic: str = "separate"
+    gradient_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        if self.path is None and self.name != "tiny":
+            raise UserError("the model needs either `name: tiny` or `path: <hub id or folder>`")
+        if self.dtype not in DTYPES:
+            raise unknown("model.dtype", self.dtype, DTYPES)
+        if self.critic not in CRITICS:
+            raise unknown("model.critic", self.critic, CRITICS)
+        if self.lora is not None and self.critic == "separate" and self.gradient_checkpointing:
+            raise UserError(
+                "model.critic=separate with LoRA cannot be recomputed in the backward pass; "
+                "set model.critic=shared or model.gradient_checkpointing=false"
+            )
+
+
+def model_settings(model: Mapping[str, Any]) -> ModelSettings:
+    """Read the `model` section; the tiny model's sizes are left to its maker. Raises `UserError` for other keys."""
+    known = {key: model[key] for key in ModelSettings.__dataclass_fields__ if key in model}
+    sizes = () if known.get("path") else Architecture.__dataclass_fields__
+    for key in model:
+        if key not in known and key not in sizes:
+            raise unknown("key of model", key, [*ModelSettings.__dataclass_fields__, *sizes])
+    lora = known.get("lora")
+    if isinstance(lora, Mapping):
+        for key in lora:
+            if key not in LoraSettings.__dataclass_fields__:
+                raise unknown("key of model.lora", key, LoraSettings.__dataclass_fields__)
+        known["lora"] = LoraSettings(**{k: list(v) if isinstance(v, list | tuple) else v for k, v in lora.items()})
+    return ModelSettings(**known)
+
+
+def load(
+    task: Mapping[str, Any], model: Mapping[str, Any], settings: ModelSettings, seed: int, device: str
+) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
+    """The starting policy and its tokenizer, on `device`, in evaluation mode (dropout would change the ratios).
+
+    Raises `UserError` where the model cannot be loaded or cannot be used: no such folder or hub model, no tokenizer,
+    no end-of-sequence token, a head that is more than a linear projection.
+    """
+    if settings.path is None:
+        with _without_progress_bars():
+            network, tokenizer = tiny_model(task, model, settings.seed)
+        network.set_attn_implementation(settings.attention)
+        network = network.to(DTYPES[settings.dtype])
+    else:
+        tokenizer = _load_tokenizer(settings.path)
+        check_tokenizer(tokenizer, settings.path)
+        network = _load_network(settings.path, settings)
+    check_vocabulary(network, tokenizer)
+    network = network.to(device).eval()
+    check_head(network)
+    if settings.gradient_checkpointing:
+        network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return (network if settings.lora is None else adapt(network, settings.lora, seed)), tokenizer
+
+
+def adapt(network: PreTrainedModel, lora: LoraSettings, seed: int) -> PeftModel:
+    """Freeze the network and put a trainable adapter called `default` into it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=lora.targets, lora_dropout=0.0)
+        try:
+            adapted = get_peft_model(network, config)
+        except ValueError as error:
+            raise UserError(f"model.lora.targets={lora.targets}: {_first_line(error)}") from error
+    if any("lora_" in name for name, _ in adapted.get_base_model().get_output_embeddings().named_parameters()):
+        raise UserError("model.lora.targets names the output projection, which must stay as it is; leave it out")
+    return adapted.eval()
+
+
+def plain(model: nn.Module) -> PreTrainedModel:
+    """The transformers model itself, whether or not it carries adapters."""
+    network: PreTrainedModel = model.get_base_model() if isinstance(model, PeftModel) else model
+    return network
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, path: str) -> None:
+    """Pad with the end-of-sequence token where there is no other; raises `UserError` where there is none.
+
+    transformers makes an empty tokenizer up for a folder without one: such a tokenizer knows no token and is refused.
+    """
+    if not tokenizer("0")["input_ids"]:
+        raise UserError(f"'{path}' has no tokenizer; save one beside the model (tokenizer.save_pretrained)")
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"the tokenizer of '{path}' has no end-of-sequence token; set `eos_token` in it")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+
+
+def check_vocabulary(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Every token that the tokenizer can produce needs an embedding."""
+    embeddings = network.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > embeddings:
+        raise UserError(f"the tokenizer has {len(tokenizer)} tokens, but the model embeds only {embeddings}")
+
+
+def check_head(network: PreTrainedModel) -> None:
+    """Logits are computed in chunks from hidden states, so the head must be a linear map and nothing more."""
+    head = network.get_output_embeddings()
+    if not isinstance(head, nn.Linear):
+        raise UserError(f"{type(network).__name__} has no linear output projection; a causal language model is needed")
+    ids = torch.arange(min(8, head.out_features), device=head.weight.device)[None]  # token 0 alone may embed to zeros
+    with torch.no_grad():
+        logits = network(input_ids=ids, use_cache=False).logits
+        projected = head(network.base_model(input_ids=ids, use_cache=False).last_hidden_state)
+    if not torch.allclose(logits, projected, rtol=1e-3, atol=1e-3):
+        raise UserError(f"{type(network).__name__} changes its logits after the output projection; not supported")
+
+
+def stop_tokens(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Every token that ends a response: the tokenizer's and those of the model's generation settings."""
+    more = network.generation_config.eos_token_id if network.generation_config is not None else None
+    several = more if isinstance(more, list) else [more]
+    return sorted({int(token) for token in [tokenizer.eos_token_id, *several] if token is not None})
+
+
+def value_head(network: PreTrainedModel) -> nn.Linear:
+    """A linear state-value head, zero at the start."""
+    head = network.get_output_embeddings()
+    made = nn.Linear(head.in_features, 1, device=head.weight.device, dtype=head.weight.dtype)
+    nn.init.zeros_(made.weight)
+    nn.init.zeros_(made.bias)
+    return made
+
+
+def unique_parameters(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and persistent buffers by name, tied weights once (safetensors refuses shared storage)."""
+    named: dict[str, Tensor] = {name: parameter.detach() for name, parameter in module.named_parameters()}
+    stored = module.state_dict()
+    named.update({name: buffer for name, buffer in module.named_buffers() if name in stored})
+    return named
+
+
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    """Reading a small local model needs no progress bar of its own inside a run's."""
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()
+
+
+def _load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    folder = Path(path)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise UserError(f"'{path}' is not a model folder: it has no config.json")
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        if folder.is_dir():
+            raise UserError(f"'{path}' has no tokenizer that can be loaded: {_first_line(error)}") from error
+        raise _unreachable(path, error) from error
+
+
+def _load_network(path: str, settings: ModelSettings) -> PreTrainedModel:
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            path, dtype=DTYPES[settings.dtype], attn_implementation=settings.attention
+        )
+    except (OSError, ValueError, ImportError) as error:
+        if Path(path).is_dir():
+            raise UserError(f"'{path}' cannot be loaded as a causal language model: {_first_line(error)}") from error
+        raise _unreachable(path, error) from error
+
+
+def _unreachable(path: str, error: Exception) -> UserError:
+    return UserError(
+        f"no model '{path}': it is neither a folder nor a hub model that is cached or can be reached "
+        f"({_first_line(error)})"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

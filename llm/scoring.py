@@ -1,0 +1,251 @@
+"""Log-probabilities, entropies and state values of recorded responses, without ever holding a [N, T, V] tensor."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from unirl.batch import Batch
+from unirl.errors import UserError
+from unirl.llm.microbatch import response_lengths
+from unirl.llm.variants import CRITIC, POLICY, Variants
+
+LOGITS_AT_ONCE = 2**24  # numbers in one chunk of logits: 64 MB in float32
+
+PLAIN = frozenset({"logp", "old_logp", "entropy"})
+VALUES = frozenset({"value", "next_value", "value_pred"})
+ANCHORED = frozenset({"anchor_logp", "anchor_kl"})
+WITHOUT_GRADIENT = frozenset({"old_logp", "value", "next_value", "anchor_logp"})
+
+
+@dataclass(frozen=True)
+class Head:
+    """The output projection, at a temperature: logits = (W h + b) / temperature, in at least 32 bits."""
+
+    weight: Tensor
+    bias: Tensor | None
+    temperature: float
+
+    @classmethod
+    def of(cls, network: PreTrainedModel, temperature: float) -> "Head":
+        """The head of a transformers model."""
+        layer = network.get_output_embeddings()
+        return cls(layer.weight, layer.bias, temperature)
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """Logits [M, V] of states [M, H]."""
+        logits = functional.linear(hidden, self.weight, self.bias)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32)) / self.temperature
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Computes the fields that `Domain.score` is asked for.
+
+    `logits_at_once` bounds the numbers in one chunk of logits. With several chunks, each is computed again in the
+    backward pass instead of being kept.
+    """
+
+    variants: Variants
+    value_head: nn.Linear | None
+    temperature: float = 1.0
+    logits_at_once: int = LOGITS_AT_ONCE
+
+    def check(self, need: Collection[str]) -> None:
+        """Raise `UserError` for a field that the language domain does not offer, or an anchor that is not there."""
+        for name in need:
+            field, _, anchor = name.partition(".")
+            if field in VALUES and self.value_head is None:
+                raise UserError(f"`{field}` needs a critic: the method names none (see: unirl parts critic)")
+            if field not in PLAIN | VALUES | ANCHORED:
+                raise UserError(f"the method needs `{name}`, which the language domain does not offer (control only)")
+            if field in ANCHORED and anchor not in self.variants.anchors:
+                raise UserError(f"the method needs `{name}`, but names no anchor '{anchor}' under `anchors`")
+
+    def __call__(self, batch: Batch, need: Collection[str]) -> dict[str, Any]:
+        """The needed fields, [N, T] each, 0 where the mask is; differentiable where gradients are on."""
+        made: dict[str, Any] = {}
+        states = self._policy_states(batch, need)
+        if need_any(need, PLAIN | {"anchor_kl"}):
+            made.update(self._log_probabilities(batch, need, states))
+        if need_any(need, VALUES):
+            made.update(self._values(batch, need, states))
+        for anchor in named(need, "anchor_logp"):
+            made.setdefault("anchor_logp", {})[anchor] = self._anchor_logp(batch, anchor)
+        return made
+
+    def _policy_states(self, batch: Batch, need: Collection[str]) -> Tensor | None:
+        """Hidden states of the policy; without gradients where only a head on top of them is trained."""
+        differentiable = need_any(need, {"logp", "entropy", "anchor_kl"})
+        shared = not self._critic_is_separate
+        if not differentiable and not need_any(need, {"old_logp"} | (VALUES if shared else set())):
+            return None
+        with self.variants.using(POLICY) as network, torch.set_grad_enabled(torch.is_grad_enabled() and differentiable):
+            return states(network, batch)
+
+    def _log_probabilities(self, batch: Batch, need: Collection[str], hidden: Tensor) -> dict[str, Any]:
+        mask = batch.mask
+        with self.variants.using(POLICY) as network:
+            head = Head.of(network, self.temperature)
+        others = {name: self._anchor_states(batch, name) for name in named(need, "anchor_kl")}
+        found = token_statistics(
+            hidden[:, :-1][mask],
+            batch.inputs["token"][mask],
+            head,
+            entropy="entropy" in need,
+            anchors=others,
+            logits_at_once=self.logits_at_once,
+        )
+        placed = {name: _place(value, mask) for name, value in found.items()}
+        made: dict[str, Any] = {"logp": placed["logp"]} if "logp" in need else {}
+        if "old_logp" in need:
+            made["old_logp"] = placed["logp"].detach()
+        if "entropy" in need:
+            made["entropy"] = placed["entropy"]
+        if others:
+            made["anchor_kl"] = {name: placed[f"kl.{name}"] for name in others}
+        return made
+
+    def _values(self, batch: Batch, need: Collection[str], hidden: Tensor | None) -> dict[str, Tensor]:
+        assert self.value_head is not None
+        if self._critic_is_separate:
+            with_gradient = torch.is_grad_enabled() and "value_pred" in need
+            with self.variants.using(CRITIC) as network, torch.set_grad_enabled(with_gradient):
+                hidden = states(network, batch)
+        assert hidden is not None
+        of_states = self.value_head(hidden).squeeze(-1)
+        of_states = of_states.to(torch.promote_types(of_states.dtype, torch.float32))
+        zero = of_states.new_zeros(())
+        made = {}
+        if need_any(need, {"value_pred", "value"}):
+            predicted = torch.where(batch.mask, of_states[:, :-1], zero)
+            made.update({"value_pred": predicted} if "value_pred" in need else {})
+            made.update({"value": predicted.detach()} if "value" in need else {})
+        if "next_value" in need:
+            goes_on = batch.mask & ~batch.terminated
+            made["next_value"] = torch.where(goes_on, of_states[:, 1:].detach(), zero)
+        return made
+
+    @torch.no_grad()
+    def _anchor_logp(self, batch: Batch, anchor: str) -> Tensor:
+        hidden, head = self._anchor_states(batch, anchor)
+        found = token_statistics(hidden, batch.inputs["token"][batch.mask], head, logits_at_once=self.logits_at_once)
+        return _place(found["logp"], batch.mask)
+
+    @torch.no_grad()
+    def _anchor_states(self, batch: Batch, anchor: str) -> tuple[Tensor, Head]:
+        with self.variants.using(anchor) as network:
+            return states(network, batch)[:, :-1][batch.mask], Head.of(network, self.temperature)
+
+    @property
+    def _critic_is_separate(self) -> bool:
+        return self.variants.has_critic
+
+
+def states(network: PreTrainedModel, batch: Batch) -> Tensor:
+    """Last hidden states [N, T+1, H]: state t is what token t is chosen from; state T follows the last token."""
+    prompt, tokens = batch.context["prompt"], batch.inputs["token"]
+    steps = torch.arange(tokens.shape[1], device=tokens.device)
+    written = steps < response_lengths(batch.mask)[:, None]
+    attention = torch.cat([batch.context["prompt_mask"], written], 1)
+    with _recomputing(network):
+        out = network.base_model(
+            input_ids=torch.cat([prompt, tokens], 1),
+            attention_mask=attention,
+            position_ids=positions(attention),
+            use_cache=False,
+        )
+    return out.last_hidden_state[:, prompt.shape[1] - 1 :]
+
+
+def positions(attention: Tensor) -> Tensor:
+    """Position of every token among the real tokens of its row, [N, L]; padding gets 0."""
+    return (attention.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def token_statistics(
+    hidden: Tensor,
+    targets: Tensor,
+    head: Head,
+    *,
+    entropy: bool = False,
+    anchors: Mapping[str, tuple[Tensor, Head]] | None = None,
+    logits_at_once: int = LOGITS_AT_ONCE,
+) -> dict[str, Tensor]:
+    """`logp` of the targets and, where asked, `entropy` and `kl.<anchor>` = KL(policy to anchor), all [M], in nats.
+
+    `hidden` [M, H] are the states that the `targets` [M] are chosen from; `anchors` are (states [M, H], head) of frozen
+    policies. Logits exist for a chunk of rows at a time; with more than one chunk they are computed again in backward.
+    """
+    anchors = anchors or {}
+    rows = max(1, logits_at_once // head.weight.shape[0])
+    statistics = _statistics_of(head, entropy, {name: other for name, (_, other) in anchors.items()})
+    pieces = [hidden.split(rows), targets.split(rows), *(states.split(rows) for states, _ in anchors.values())]
+    keep = len(pieces[0]) <= 1 or not torch.is_grad_enabled()
+    found = [statistics(*chunk) if keep else _recomputed(statistics, *chunk) for chunk in zip(*pieces, strict=True)]
+    names = ["logp", *(["entropy"] if entropy else []), *(f"kl.{name}" for name in anchors)]
+    return {name: torch.cat(values) for name, values in zip(names, zip(*found, strict=True), strict=True)}
+
+
+def _statistics_of(head: Head, entropy: bool, anchors: Mapping[str, Head]) -> Callable[..., tuple[Tensor, ...]]:
+    def statistics(hidden: Tensor, targets: Tensor, *anchor_hidden: Tensor) -> tuple[Tensor, ...]:
+        logits = head(hidden)
+        normalizer = logits.logsumexp(-1)
+        found = [logits.gather(-1, targets[:, None]).squeeze(-1) - normalizer]
+        if entropy or anchors:
+            log_probabilities = logits - normalizer[:, None]
+            probabilities = log_probabilities.exp()
+        if entropy:
+            found.append(normalizer - (probabilities * logits).sum(-1))
+        for states, anchor in zip(anchor_hidden, anchors.values(), strict=True):
+            found.append((probabilities * (log_probabilities - anchor(states).log_softmax(-1))).sum(-1))
+        return tuple(found)
+
+    return statistics
+
+
+def _recomputed(function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> tuple[Tensor, ...]:
+    result: tuple[Tensor, ...] = checkpoint(
+        function, *inputs, use_reentrant=False, preserve_rng_state=False, determinism_check="none"
+    )
+    return result
+
+
+@contextmanager
+def _recomputing(network: PreTrainedModel) -> Iterator[None]:
+    """Let layers keep only their inputs, if gradient checkpointing is on and gradients are wanted.
+
+    transformers ties this to training mode, which would also turn dropout on; only the layers' own flag is set here.
+    """
+    layers = []
+    if torch.is_grad_enabled() and network.is_gradient_checkpointing:
+        layers = [module for module in network.modules() if isinstance(module, GradientCheckpointingLayer)]
+    for layer in layers:
+        layer.training = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.training = False
+
+
+def _place(values: Tensor, mask: Tensor) -> Tensor:
+    """Values of the masked decisions [M] back in their places [N, T]."""
+    return values.new_zeros(mask.shape).masked_scatter(mask, values)
+
+
+def need_any(need: Collection[str], fields: Collection[str]) -> bool:
+    """Whether any of the fields, or an entry of one, is needed."""
+    return any(name.partition(".")[0] in fields for name in need)
+
+
+def named(need: Collection[str], field: str) -> list[str]:
+    """The entries of a nested field that are needed, sorted."""
+    return sorted(name.partition(".")[2] for name in need if name.startswith(f"{field}."))

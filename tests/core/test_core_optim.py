@@ -1,0 +1,143 @@
+import pytest
+import torch
+from torch import nn
+
+from unirl import make
+from unirl.errors import UserError
+from unirl.optim import make_update
+
+
+def quadratic(parameter, target):
+    def closure(names):
+        losses = {name: (parameter - target[name]).square().sum() for name in names}
+        torch.stack(list(losses.values())).sum().backward()
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    return closure
+
+
+def test_sgd_takes_the_step_of_its_formula():
+    weight = nn.Parameter(torch.tensor([1.0]))
+    update = make_update({"name": "sgd", "lr": 0.1}, {"policy": [weight]})
+    update(quadratic(weight, {"policy": 0.0}))
+    assert weight.item() == pytest.approx(0.8)  # 1 - 0.1 * 2 * 1
+
+
+def test_losses_are_stepped_in_turn_and_see_each_others_changes():
+    q, policy = nn.Parameter(torch.tensor([1.0])), nn.Parameter(torch.tensor([0.0]))
+    seen = []
+
+    def closure(names):
+        seen.append((tuple(names), q.item()))
+        loss = q.square().sum() if names == ["q"] else (policy - q.detach()).square().sum()
+        loss.backward()
+        return {names[0]: loss.detach()}
+
+    make_update({"name": "sgd", "lr": 0.25}, {"q": [q], "policy": [policy]})(closure)
+    assert seen == [(("q",), 1.0), (("policy",), 0.5)]
+
+
+def test_a_delayed_actor_is_stepped_every_second_time():
+    q, policy = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+    called = []
+
+    def closure(names):
+        called.extend(names)
+        loss = sum(({"q": q, "policy": policy}[name].sum() for name in names), torch.zeros(()))
+        loss.backward()
+        return dict.fromkeys(names, loss.detach())
+
+    update = make_update({"name": "sgd", "lr": 0.1, "actor_every": 2}, {"q": [q], "policy": [policy]})
+    for _ in range(4):
+        update(closure)
+    assert called == ["q", "policy", "q", "q", "policy", "q"]
+
+
+def test_the_gradient_norm_is_clipped_over_all_losses_together():
+    a, b = nn.Parameter(torch.tensor([3.0])), nn.Parameter(torch.tensor([4.0]))
+
+    def closure(names):
+        loss = 0.5 * (a.square() + b.square()).sum()  # gradient (3, 4), norm 5
+        loss.backward()
+        return dict.fromkeys(names, loss.detach())
+
+    update = make_update({"name": "sgd", "lr": 1.0, "together": True, "clip_norm": 1.0}, {"value": [a], "policy": [b]})
+    report = update(closure)
+    assert report["gradient_norm/value+policy"].item() == pytest.approx(5.0)
+    assert (a.item(), b.item()) == (pytest.approx(2.4), pytest.approx(3.2))  # minus (3, 4) / 5
+
+
+def test_the_linear_schedule_ends_at_zero():
+    weight = nn.Parameter(torch.tensor([1.0]))
+    update = make_update({"name": "sgd", "lr": 0.1, "schedule": "linear"}, {"policy": [weight]})
+    update(quadratic(weight, {"policy": 0.0}), progress=1.0)
+    assert weight.item() == 1.0
+
+
+def bilinear(x, y):
+    """min over x, max over y of x y: the losses are x y and -x y, each stepped on its own variable."""
+
+    def closure(names):
+        gradient_x, gradient_y = y.detach().clone(), -x.detach().clone()
+        x.grad, y.grad = gradient_x, gradient_y
+        return dict.fromkeys(names, torch.zeros(()))
+
+    return closure
+
+
+@pytest.mark.parametrize(("rule", "shrinks"), [("plain", False), ("extragradient", True)])
+def test_extragradient_converges_on_the_bilinear_game_where_plain_descent_leaves(rule, shrinks):
+    x, y = nn.Parameter(torch.tensor([1.0])), nn.Parameter(torch.tensor([1.0]))
+    options = {"name": "sgd", "lr": 0.1, "together": True, "gradient": rule}
+    update = make_update(options, {"policy": [x], "value": [y]})
+    for _ in range(100):
+        update(bilinear(x, y))
+    # plain: the norm grows by sqrt(1 + 0.01) per step; extragradient: shrinks by sqrt((1 - 0.01)^2 + 0.01)
+    factor = (0.99**2 + 0.01) ** 50 if shrinks else 1.01**50
+    assert torch.hypot(x, y).item() == pytest.approx(2**0.5 * factor, rel=1e-4)
+
+
+def test_conflicting_gradients_lose_their_conflict():
+    weight = nn.Parameter(torch.zeros(2))
+    directions = {"policy": torch.tensor([1.0, 0.0]), "value": torch.tensor([-1.0, 1.0])}
+
+    def closure(names):
+        loss = torch.stack([weight @ directions[name] for name in names]).sum()
+        loss.backward()
+        return dict.fromkeys(names, loss.detach())
+
+    make("gradient", "project_conflicts")(closure, ["policy", "value"], [weight], 0.1)
+    # g1 = (1,0), g2 = (-1,1), dot -1: g1' = (1,0) + (-1,1)/2 = (.5,.5); g2' = (-1,1) + (1,0) = (0,1)
+    assert weight.grad.tolist() == [0.5, 1.5]
+
+
+def test_evolution_finds_the_gradient_of_a_linear_loss_on_average():
+    weight = nn.Parameter(torch.tensor([0.3, -0.2]))
+
+    def closure(names):
+        return {"policy": (weight @ torch.tensor([2.0, -1.0])).detach()}
+
+    make("gradient", "evolution", pairs=4000, sigma=0.1)(closure, ["policy"], [weight], 0.1)
+    # standard error of each entry: sqrt(g.g + g_i^2) / sqrt(n) <= 3 / 63 = 0.047
+    assert torch.allclose(weight.grad, torch.tensor([2.0, -1.0]), atol=0.24)
+    assert torch.allclose(weight, torch.tensor([0.3, -0.2]))
+
+
+def test_averaged_weights_serve_evaluation_and_training_goes_on_from_the_last():
+    weight = nn.Parameter(torch.tensor([4.0]))
+    update = make_update({"name": "sgd", "lr": 0.25, "average": 1.0}, {"policy": [weight]})
+    for _ in range(2):
+        update(quadratic(weight, {"policy": 0.0}))  # 4 -> 2 -> 1
+    with update.averaged_weights():
+        assert weight.item() == pytest.approx(1.5)
+    assert weight.item() == pytest.approx(1.0)
+
+
+def test_a_wrong_update_key_or_rate_is_one_clear_error():
+    weight = [nn.Parameter(torch.zeros(1))]
+    with pytest.raises(UserError, match=r"unknown update key 'clipnorm' \(did you mean clip_norm"):
+        make_update({"clipnorm": 1.0}, {"policy": weight})
+    with pytest.raises(UserError, match="update.lr"):
+        make_update({"lr": "fast"}, {"policy": weight})
+    with pytest.raises(UserError, match="update.name"):
+        make_update({"name": "adamm"}, {"policy": weight})

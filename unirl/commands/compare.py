@@ -1,0 +1,62 @@
+"""`unirl compare`."""
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from unirl.commands.interruption import TrainingInterruptedError
+from unirl.commands.parser import add_overrides
+from unirl.commands.screen import console
+from unirl.compare.live import LiveCells, results_table
+from unirl.compare.output import write_outputs
+from unirl.compare.plan import Plan, make_plan
+from unirl.compare.results import Failure, Results, read_run
+from unirl.compare.runner import run_cells, split_finished
+
+EXAMPLES = """
+unirl compare 'method=[ppo,grpo,mdpo]' 'domain=[control,llm]' seeds=3 out=out/first
+unirl compare 'method=[sac,td3,ppo]' task=hopper seeds=5 samples=100000
+unirl compare preset=demo
+unirl compare 'method=[ppo,grpo]' task=addition seeds=3 method.update.lr=1e-4 jobs=4
+
+The same command again trains only the cells that are not finished yet.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    add_overrides(
+        parser,
+        "method, domain, task: a name or a [list]; seeds, jobs, out, preset; every other key is set in all cells",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train what is not finished, then write the report; 1 if a cell failed."""
+    plan = make_plan(arguments.overrides)
+    todo, done = split_finished(plan.cells)
+    screen = console()
+    for line in plan.skipped:
+        screen.print(f"skipped: {line}", highlight=False, markup=False, soft_wrap=True)
+    if done:
+        screen.print(f"{len(done)} of {len(plan.cells)} cells were finished before", highlight=False)
+    command = shlex.join(["unirl", "compare", *arguments.overrides])
+    try:
+        with LiveCells(screen, len(todo)) as live:
+            failures = run_cells(todo, plan.jobs, live)
+    except KeyboardInterrupt:
+        raise TrainingInterruptedError(f"interrupted; the same command continues: {command}") from None
+    results = collect(plan, failures, command)
+    write_outputs(results, plan.out)
+    screen.print()
+    screen.print(results_table(results))
+    screen.print(f"\nreport: {plan.out / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
+    return 1 if failures else 0
+
+
+def collect(plan: Plan, failures: Sequence[Failure], command: str) -> Results:
+    """Read what the cells left behind; unfinished ones count as the failures that they are."""
+    finished = [cell for cell in plan.cells if (cell.folder / "result.json").exists()]
+    runs = tuple(read_run(Path(cell.folder)) for cell in finished)
+    return Results(runs, tuple(failures), plan.skipped, command)

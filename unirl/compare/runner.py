@@ -1,0 +1,165 @@
+"""Trains cells in processes of their own, several at a time."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+from unirl.compare.plan import Cell
+from unirl.compare.results import Failure
+from unirl.config import compose
+from unirl.errors import UserError
+from unirl.run import read_config
+from unirl.trainer.progress import read_progress
+
+POLL_SECONDS = 0.1
+GRACE_SECONDS = 20.0  # for an interrupted cell to end its iteration and save
+LOG_LINES = 30
+LOG, PROGRESS = "log.txt", "progress.json"
+
+
+class Watcher(Protocol):
+    """Whoever shows how the cells are doing."""
+
+    def started(self, cell: Cell) -> None:
+        """A cell's process was started."""
+        ...
+
+    def moved(self, cell: Cell, progress: dict[str, Any]) -> None:
+        """The latest state of a running cell (see `FileProgress`; empty at first)."""
+        ...
+
+    def finished(self, cell: Cell, seconds: float) -> None:
+        """A cell reached its end."""
+        ...
+
+    def failed(self, cell: Cell, failure: Failure) -> None:
+        """A cell's process ended without a result."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Worker:
+    cell: Cell
+    process: subprocess.Popen[bytes]
+    started: float
+
+
+def split_finished(cells: Sequence[Cell]) -> tuple[list[Cell], list[Cell]]:
+    """(cells to train, cells that an earlier comparison finished with the same configuration).
+
+    Raises `UserError` where a folder holds a run with another configuration: it would be compared under a wrong name.
+    """
+    todo: list[Cell] = []
+    done: list[Cell] = []
+    for cell in cells:
+        if (cell.folder / "metrics.jsonl").exists() and read_config(cell.folder) != compose(cell.overrides):
+            raise UserError(
+                f"{cell.folder} holds a run with another configuration; choose another out=DIR or delete it"
+            )
+        (done if (cell.folder / "result.json").exists() else todo).append(cell)
+    return todo, done
+
+
+def training_command(cell: Cell) -> list[str]:
+    """Train the cell, or continue it where an earlier comparison was stopped."""
+    begun = (cell.folder / "metrics.jsonl").exists()
+    task = ["resume", str(cell.folder)] if begun else ["train", *cell.overrides]
+    return [sys.executable, "-m", "unirl.cli", *task, "--progress-file", str(cell.folder / PROGRESS)]
+
+
+def run_cells(
+    cells: Sequence[Cell], jobs: int, watcher: Watcher, command: Callable[[Cell], list[str]] = training_command
+) -> list[Failure]:
+    """Train every cell, `jobs` at a time; a failing one is reported and the rest goes on.
+
+    An interruption stops the running ones, which save a checkpoint, and is raised.
+    """
+    waiting, running, failures = deque(cells), list[_Worker](), list[Failure]()
+    with _termination_interrupts():
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    running.append(_start(waiting.popleft(), command))
+                    watcher.started(running[-1].cell)
+                time.sleep(POLL_SECONDS)
+                for worker in list(running):
+                    watcher.moved(worker.cell, read_progress(worker.cell.folder / PROGRESS))
+                    if worker.process.poll() is not None:
+                        running.remove(worker)
+                        _report(worker, watcher, failures)
+        finally:
+            _stop(running)
+    return failures
+
+
+def _start(cell: Cell, command: Callable[[Cell], list[str]]) -> _Worker:
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    (cell.folder / PROGRESS).unlink(missing_ok=True)
+    with (cell.folder / LOG).open("wb") as log:
+        process = subprocess.Popen(
+            command(cell),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+            start_new_session=True,  # Ctrl-C reaches the cells once, from `_stop`, not also from the terminal
+        )
+    return _Worker(cell, process, time.monotonic())
+
+
+def _report(worker: _Worker, watcher: Watcher, failures: list[Failure]) -> None:
+    cell, code = worker.cell, worker.process.returncode
+    (cell.folder / PROGRESS).unlink(missing_ok=True)
+    if code == 0 and (cell.folder / "result.json").exists():
+        watcher.finished(cell, time.monotonic() - worker.started)
+        return
+    end = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    log = tail(cell.folder / LOG)
+    failure = Failure(cell.method, cell.domain, cell.task, cell.seed, f"{log}\n({end})".lstrip())
+    failures.append(failure)
+    watcher.failed(cell, failure)
+
+
+def tail(path: Path) -> str:
+    """The last lines of a log."""
+    return "\n".join(path.read_text(errors="replace").splitlines()[-LOG_LINES:]).strip()
+
+
+def _stop(workers: Sequence[_Worker]) -> None:
+    """Interrupt what still runs, so that it saves a checkpoint; kill what does not end in time."""
+    for worker in workers:
+        worker.process.send_signal(signal.SIGINT)
+    deadline = time.monotonic() + GRACE_SECONDS
+    for worker in workers:
+        try:
+            worker.process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            worker.process.kill()
+            worker.process.wait()
+
+
+@contextmanager
+def _termination_interrupts() -> Iterator[None]:
+    """Treat SIGTERM like Ctrl-C, so that a stopped comparison leaves no process behind."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not in the main thread: signals are our caller's business
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

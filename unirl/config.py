@@ -1,0 +1,196 @@
+"""From what a user types to one resolved configuration.
+
+Hydra composes the groups `method`, `domain`, `task` and `model`; a group's value may also be the path of a YAML file.
+Precedence, weakest first: the domain's defaults for the method's kind of source, the method, the method's
+`per_domain` section, the task's `overrides`, the command line.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_module
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from unirl.errors import UserError, unknown
+
+GROUPS = ("method", "domain", "task", "model")
+OPEN_SECTIONS = ("method",)  # checked by the parts themselves, which know their hyper-parameters
+
+
+def compose(overrides: Sequence[str]) -> dict[str, Any]:
+    """The full configuration of one run from `key=value` overrides; raises `UserError` for anything wrong."""
+    chosen, values = _split(overrides)
+    groups = {"method": group_config("method", chosen.get("method", "ppo"))}
+    task = group_config("task", chosen["task"]) if "task" in chosen else None
+    domain_name = chosen.get("domain") or (task or {}).get("domain") or _first_domain(groups["method"])
+    groups["domain"] = group_config("domain", domain_name)
+    groups["task"] = task or group_config("task", groups["domain"]["default_task"])
+    groups["model"] = group_config("model", chosen.get("model", groups["domain"]["default_model"]))
+    if groups["task"].get("domain", domain_name) != groups["domain"]["name"]:
+        raise UserError(
+            f"task '{groups['task']['name']}' belongs to domain={groups['task']['domain']}, not to {domain_name}"
+        )
+    config = OmegaConf.create({**_top_level(), **groups})
+    config.method = _layered_method(groups)
+    if not any(key in ("samples", "iterations") for key, _, _ in values):
+        _fill_budget(config, groups)
+    for key, value, adds in values:
+        _apply(config, key, value, adds)
+    if config.out is None:
+        config.out = f"out/{config.method.name}/{config.task.name.replace('/', '-')}/seed_{config.seed}"
+    return _plain(config)
+
+
+def choices(group: str) -> list[str]:
+    """Names available in a group, nested folders as `folder/name`."""
+    root = Path(str(files("unirl.configs"))) / group
+    return sorted(str(path.relative_to(root).with_suffix("")) for path in root.rglob("*.yaml"))
+
+
+def method_config(name: str) -> dict[str, Any]:
+    """The method's YAML as a plain dict, with its `name`."""
+    return group_config("method", name)
+
+
+def group_config(group: str, name: str) -> dict[str, Any]:
+    """One group's file: a name among `choices(group)` or the path of a YAML file; gains a `name`."""
+    path = Path(name).expanduser()
+    if path.suffix in (".yaml", ".yml"):
+        return {"name": path.stem, **_read_yaml(path, group)}
+    if name not in choices(group):
+        raise unknown(group, name, choices(group), see="unirl methods" if group == "method" else "")
+    try:
+        with initialize_config_module("unirl.configs", version_base="1.3"):
+            node = hydra_compose(f"{group}/{name}")
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(f"{group} '{name}': {_one_line(error)}") from error
+    for part in f"{group}/{name}".split("/")[:-1]:  # hydra nests a group's file under its folders
+        node = node[part]
+    content = _plain(node)
+    return {**content, "name": content.get("name", name)} if group == "task" else {**content, "name": name}
+
+
+@cache
+def _top_level_text() -> str:
+    return (Path(str(files("unirl.configs"))) / "train.yaml").read_text()
+
+
+def _top_level() -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load(_top_level_text())
+    return content
+
+
+def _read_yaml(path: Path, group: str) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UserError(f"{group}={path}: {error.strerror or error}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{group}={path} is not valid YAML: {_one_line(error)}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{group}={path} holds no mapping; a {group} file starts with `key: value` lines")
+    return content
+
+
+def _split(overrides: Sequence[str]) -> tuple[dict[str, str], list[tuple[str, Any, bool]]]:
+    """Overrides as (group choices, [(key, value, whether it may add a key)])."""
+    chosen: dict[str, str] = {}
+    values: list[tuple[str, Any, bool]] = []
+    for text in overrides:
+        key, equals, raw = text.partition("=")
+        if not equals or not key.strip("+~"):
+            raise UserError(f"'{text}' is not key=value (for example seed=3 or method.update.lr=1e-4)")
+        if key in GROUPS:
+            chosen[key] = raw
+            continue
+        try:
+            parsed = OverridesParser.create().parse_override(text)
+        except HydraException as error:
+            raise UserError(f"cannot read '{text}': {_one_line(error)}") from error
+        if parsed.is_delete() or parsed.is_sweep_override():
+            raise UserError(f"'{text}' asks for several values; use --multirun or `unirl compare`")
+        values.append((parsed.key_or_group, parsed.value(), parsed.is_add() or parsed.is_force_add()))
+    return chosen, values
+
+
+def _first_domain(method: Mapping[str, Any]) -> str:
+    domains = method.get("domains") or ["control"]
+    return str(domains[0])
+
+
+def _layered_method(groups: Mapping[str, Mapping[str, Any]]) -> DictConfig | ListConfig:
+    method, domain = dict(groups["method"]), groups["domain"]
+    per_domain = method.pop("per_domain", None) or {}
+    kind = _source_name(method)
+    layers = [
+        (domain.get("by_source") or {}).get(kind) or {},
+        method,
+        per_domain.get(domain["name"]) or {},
+        groups["task"].get("overrides") or {},
+    ]
+    return OmegaConf.merge(*(OmegaConf.create(layer) for layer in layers))
+
+
+def _source_name(method: Mapping[str, Any]) -> str:
+    source = method.get("source") or {}
+    return str(source if isinstance(source, str) else source.get("name", "online"))
+
+
+def _fill_budget(config: Any, groups: Mapping[str, Mapping[str, Any]]) -> None:
+    budget = (groups["task"].get("budget") or {}).get(_source_name(groups["method"])) or {}
+    for key in ("samples", "iterations"):
+        if key in budget:
+            config[key] = budget[key]
+
+
+def _apply(config: Any, key: str, value: Any, adds: bool) -> None:
+    parent, _, leaf = key.rpartition(".")
+    try:
+        node = OmegaConf.select(config, parent) if parent else config
+    except OmegaConfBaseException as error:
+        raise UserError(f"'{key}': {_one_line(error)}") from error
+    open_section = key.split(".")[0] in OPEN_SECTIONS
+    if node is None and not open_section and not adds:
+        raise unknown("key", key, _keys(config))
+    if isinstance(node, DictConfig) and leaf not in node and not adds and not open_section:
+        raise unknown("key", key, _keys(config))
+    try:
+        OmegaConf.update(config, key, value, force_add=True)
+    except (OmegaConfBaseException, ValueError, IndexError, TypeError) as error:
+        raise UserError(f"cannot set '{key}' to {value!r}: {_one_line(error)}") from error
+
+
+def _keys(config: Any) -> list[str]:
+    """Every dotted key, for near matches."""
+    found: list[str] = []
+
+    def walk(node: Any, prefix: str) -> None:
+        for name in node:
+            child = OmegaConf.select(node, str(name))
+            found.append(f"{prefix}{name}")
+            if isinstance(child, DictConfig):
+                walk(child, f"{prefix}{name}.")
+
+    walk(config, "")
+    return found
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    try:
+        plain = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"configuration: {_one_line(error)}") from error
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

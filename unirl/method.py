@@ -1,0 +1,259 @@
+"""A method: parts named in one YAML file, composed."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unirl.batch import Batch
+from unirl.domain import DomainInfo, QSpec, Requirements, split_needs
+from unirl.errors import UserError, unknown
+from unirl.registry import make
+
+KEYS = frozenset(
+    "name entry entries domains paper summary notes source rewards advantage selection objective regularizers critic reduce "
+    "anchors policy update per_domain".split()
+)
+
+
+@dataclass(frozen=True)
+class Term:
+    """A regularizer and its strength: the loss gains `coefficient * penalty`."""
+
+    penalty: Any
+    coefficient: Any
+
+
+@dataclass(frozen=True)
+class Method:
+    """Everything an algorithm is: what it does to a batch before the update, and its named losses.
+
+    Losses are named by what they train: `value` and `q` (critics, in the order of the configuration), `policy`
+    (objective + regularizers), `temperature` (learned coefficients). Anchors map a name to how often it is refreshed:
+    `every` iterations (None: once, before training), with exponential `decay`.
+    """
+
+    name: str
+    objective: Any
+    reduce: Any
+    rewards: tuple[Any, ...] = ()
+    advantage: tuple[Any, ...] = ()
+    selection: tuple[Any, ...] = ()
+    terms: tuple[Term, ...] = ()
+    critics: tuple[Any, ...] = ()
+    anchors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    policy: str | None = None
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], info: DomainInfo) -> "Method":
+        """Build the parts of a method's configuration; raises `UserError` for unknown keys, names and values."""
+        for key in config:
+            if key not in KEYS:
+                raise unknown("method key", key, KEYS, see="docs/design.md")
+        name = str(config.get("name", "method"))
+        allowed = config.get("domains") or [info.name]
+        if info.name not in allowed:
+            raise UserError(f"method '{name}' is for {' and '.join(allowed)}, not for {info.name}  see: unirl methods")
+        if "objective" not in config:
+            raise UserError(f"method '{name}' names no objective  see: unirl parts objective")
+        method = cls(
+            name=name,
+            objective=_part("objective", config["objective"]),
+            reduce=_part("reduce", config.get("reduce", "token_mean")),
+            rewards=_parts("reward", config.get("rewards")),
+            advantage=_parts("advantage", config.get("advantage")),
+            selection=_parts("selection", config.get("selection")),
+            terms=tuple(_term(entry, info) for entry in _as_list(config.get("regularizers"))),
+            critics=_parts("critic", config.get("critic")),
+            anchors={k: dict(v or {}) for k, v in (config.get("anchors") or {}).items()},
+            policy=config.get("policy"),
+        )
+        method._check_domain(info)
+        method._check_anchors()
+        return method
+
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        """Every part, in the order in which a batch meets them."""
+        penalties = tuple(term.penalty for term in self.terms) + tuple(term.coefficient for term in self.terms)
+        return (*self.rewards, *self.advantage, *self.selection, *self.critics, self.objective, *penalties, self.reduce)
+
+    @property
+    def requirements(self) -> Requirements:
+        """What a domain must hold: the union over critics and anchors."""
+        needed = Requirements(anchors=frozenset(self.anchors), policy=self.policy)
+        for critic in self.critics:
+            asked: Requirements = critic.requirements()
+            q: QSpec | None = asked.q or needed.q
+            needed = replace(needed, value=needed.value or asked.value, q=q)
+        return needed
+
+    @property
+    def losses_in_order(self) -> tuple[str, ...]:
+        """Names of the losses: critics first, then the policy, then learned coefficients."""
+        critics = dict.fromkeys(critic.loss_name for critic in self.critics)
+        learned = ("temperature",) if self.parameters("temperature") else ()
+        return (*critics, "policy", *learned)
+
+    @property
+    def prepares_with(self) -> frozenset[str]:
+        """Detached fields that the domain computes once per batch, before `prepare` and the update."""
+        return split_needs({name for part in self.parts for name in _reads(part)})[0]
+
+    def differentiates(self, names: Collection[str]) -> frozenset[str]:
+        """Differentiable fields that the named losses need."""
+        readers: list[Any] = [critic for critic in self.critics if critic.loss_name in names]
+        if "policy" in names:
+            readers += [self.objective, *(term.penalty for term in self.terms)]
+        if "temperature" in names:
+            readers += [term.coefficient for term in self.terms]
+        return split_needs({name for part in readers for name in _reads(part)})[1]
+
+    def parameters(self, name: str) -> list[nn.Parameter]:
+        """Parameters that the method itself learns (`temperature`)."""
+        if name != "temperature":
+            return []
+        return [parameter for term in self.terms for parameter in term.coefficient.parameters()]
+
+    @property
+    def by_row(self) -> bool:
+        """Whether rows must stay whole in the update: row or pair losses, or a reduction over rows."""
+        return self.objective.level != "decision" or bool(getattr(self.reduce, "rowwise", False))
+
+    @property
+    def clip_range(self) -> tuple[float, float] | None:
+        """The objective's ratio clip, for the log."""
+        low, high = getattr(self.objective, "clip_low", None), getattr(self.objective, "clip_high", None)
+        return None if low is None or high is None else (low, high)
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Rewards, then advantages, then selection; called once per batch, before it is split."""
+        for part in (*self.rewards, *self.advantage, *self.selection):
+            batch = part(batch)
+        return batch
+
+    def with_divisors(self, minibatch: Batch) -> Batch:
+        """Fix what the losses are divided by, so that micro-batches add up to exactly the minibatch's loss."""
+        if "divisor" not in minibatch:
+            minibatch = minibatch.replace(divisor=self.reduce.divisor(minibatch))
+        if self.objective.level == "decision":
+            return minibatch
+        count = len(minibatch.pairs) if self.objective.level == "pair" else len(minibatch)
+        return minibatch.replace(unit_divisor=torch.tensor(float(count)))
+
+    def losses(self, batch: Batch, names: Collection[str]) -> dict[str, Tensor]:
+        """The named scalar losses of a scored batch."""
+        batch = batch.replace(temperature=self._temperature(batch))
+        computed: dict[str, Tensor] = {}
+        for critic in self.critics:
+            if critic.loss_name in names:
+                loss = critic.coef * self.reduce(critic.loss(batch), batch)
+                computed[critic.loss_name] = computed.get(critic.loss_name, 0.0) + loss
+        if "policy" in names:
+            computed["policy"] = self._policy_loss(batch)
+        if "temperature" in names:
+            duals = [term.coefficient.loss(batch) for term in self.terms if term.coefficient.parameters()]
+            computed["temperature"] = torch.stack(duals).sum()
+        return computed
+
+    def observe(self, batch: Batch) -> None:
+        """Let adaptive coefficients measure a scored batch."""
+        for term in self.terms:
+            term.coefficient.update(batch)
+
+    def coefficients(self, progress: float) -> dict[str, Any]:
+        """Current strength of every regularizer, for the log."""
+        return {
+            f"coefficient/{term.penalty.registered_name}": term.coefficient.value(progress)
+            for term in self.terms
+            if term.coefficient.registered_name != "fixed"
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of every part that has any, by position."""
+        return {str(i): part.state_dict() for i, part in enumerate(self.parts) if hasattr(part, "state_dict")}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` gave."""
+        for index, part_state in state.items():
+            self.parts[int(index)].load_state_dict(part_state)
+
+    def _policy_loss(self, batch: Batch) -> Tensor:
+        progress = float(batch.get("progress", 0.0))
+        loss: Tensor = self.objective(batch)
+        penalty: Tensor | None = None
+        for term in self.terms:
+            weighted = term.coefficient.value(progress) * term.penalty(batch)
+            penalty = weighted if penalty is None else penalty + weighted
+        if self.objective.level == "decision":
+            return self._reduced(loss if penalty is None else loss + penalty, batch)
+        total = loss.sum() / batch.unit_divisor
+        return total if penalty is None else total + self._reduced(penalty, batch)
+
+    def _reduced(self, per_decision: Tensor, batch: Batch) -> Tensor:
+        reduced: Tensor = self.reduce(per_decision, batch)
+        return reduced
+
+    def _temperature(self, batch: Batch) -> Any:
+        progress = float(batch.get("progress", 0.0))
+        for term in self.terms:
+            if term.penalty.registered_name == "entropy":
+                return term.coefficient.value(progress)
+        return 0.0
+
+    def _check_domain(self, info: DomainInfo) -> None:
+        for part in self.parts:
+            domains = getattr(part, "domains", None)
+            if domains and info.name not in domains:
+                raise UserError(
+                    f"method '{self.name}': {part.registered_kind} '{part.registered_name}' is for "
+                    f"{' and '.join(sorted(domains))}, not for {info.name}"
+                )
+
+    def _check_anchors(self) -> None:
+        nested = ("anchor_logp", "anchor_kl", "sample_anchor_logp")
+        for part in self.parts:
+            for name in _reads(part):
+                head, _, anchor = name.partition(".")
+                if head in nested and anchor not in self.anchors:
+                    raise UserError(
+                        f"method '{self.name}': {part.registered_kind} '{part.registered_name}' needs the anchor "
+                        f"'{anchor}'; add `anchors: {{{anchor}: {{}}}}` (or `{{every: 1}}`) to the method"
+                    )
+
+
+def _reads(part: Any) -> tuple[str, ...]:
+    return tuple(getattr(part, "reads", ()))
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _parts(kind: str, value: Any) -> tuple[Any, ...]:
+    return tuple(_part(kind, entry) for entry in _as_list(value))
+
+
+def _part(kind: str, entry: Any) -> Any:
+    if isinstance(entry, str):
+        return make(kind, entry)
+    if not isinstance(entry, Mapping) or "name" not in entry:
+        raise UserError(f"a {kind} is given as a name or as {{name: ..., hyper-parameters}}, not {entry!r}")
+    return make(kind, str(entry["name"]), **{key: value for key, value in entry.items() if key != "name"})
+
+
+def _term(entry: Any, info: DomainInfo) -> Term:
+    if not isinstance(entry, Mapping) or "name" not in entry:
+        raise UserError(f"a regularizer is given as {{name: ..., coef: ...}}, not {entry!r}")
+    penalty = _part("regularizer", {key: value for key, value in entry.items() if key != "coef"})
+    strength = entry.get("coef", 1.0)
+    if isinstance(strength, int | float):
+        strength = {"name": "fixed", "value": float(strength)}
+    coefficient = _part("coefficient", strength)
+    if hasattr(coefficient, "bind"):
+        coefficient.bind(info.target_entropy)
+    return Term(penalty, coefficient)

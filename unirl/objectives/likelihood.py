@@ -1,0 +1,63 @@
+"""Maximum likelihood of recorded decisions, plain or weighted by how good they were."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from unirl.batch import Batch
+from unirl.errors import UserError
+from unirl.reduce.masked import masked_mean
+from unirl.registry import register
+
+
+@register("objective", "log_likelihood")
+@dataclass(frozen=True)
+class LogLikelihood:
+    r"""Negative log-likelihood: behaviour cloning in control, supervised fine-tuning in language.
+
+    .. math:: \ell_t = -\log\pi_\theta(a_t|s_t)
+
+    Reads `logp` [N, T], gives [N, T].
+    """
+
+    level = "decision"
+    reads = ("logp",)
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """The loss per decision, [N, T], not reduced."""
+        loss: Tensor = -batch.logp
+        return loss
+
+
+@register("objective", "advantage_weighted")
+@dataclass(frozen=True)
+class AdvantageWeighted:
+    r"""Likelihood of recorded decisions, weighted by their exponentiated advantage.
+
+    .. math:: \ell_t = -\mathrm{sg}\big(\min(e^{A_t / \beta}, w_{max})\big) \log\pi_\theta(a_t|s_t)
+
+    `temperature` is beta: AWR uses 1 with `max_weight` 20 (the defaults); IQL multiplies advantages by 3 on MuJoCo
+    and caps at 100, which is temperature 1/3 with max_weight 100. `normalize` divides the weights by their mean over
+    the masked decisions of the minibatch (self-normalised importance weights).
+
+    Reads `logp`, `advantage` [N, T], gives [N, T]. Raises `UserError` unless temperature > 0. Sources: AWR (Peng et
+    al. 2019), IQL (Kostrikov et al. 2022).
+    """
+
+    temperature: float = 1.0
+    max_weight: float = 20.0
+    normalize: bool = False
+    level = "decision"
+    reads = ("logp", "advantage")
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise UserError(f"objective 'advantage_weighted': temperature is {self.temperature}; it must be positive")
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """The loss per decision, [N, T], not reduced."""
+        weight = (batch.advantage.detach() / self.temperature).exp().clamp(max=self.max_weight)
+        if self.normalize:
+            weight = weight / masked_mean(weight, batch.mask)
+        loss: Tensor = -weight * batch.logp
+        return loss

@@ -1,0 +1,47 @@
+"""Averages of weights over training."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class WeightAverage:
+    """Exponential or uniform average of parameters over the steps it has seen.
+
+    decay d: avg <- d avg + (1 - d) theta, bias-free from the first step on (it starts at theta). decay 1: the uniform
+    mean of all steps (Polyak & Juditsky 1992). `swap` exchanges averages and parameters.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], decay: float) -> None:
+        self._parameters = list(parameters)
+        self._decay = decay
+        self._steps = 0
+        self.averages: list[Tensor] = [p.detach().clone() for p in self._parameters]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take the parameters as they are now into the average."""
+        self._steps += 1
+        uniform = 1.0 - 1.0 / self._steps
+        keep = uniform if self._decay == 1.0 or self._steps == 1 else self._decay
+        torch._foreach_lerp_(self.averages, [p.detach() for p in self._parameters], 1.0 - keep)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange the averages and the parameters (twice: as it was)."""
+        for average, parameter in zip(self.averages, self._parameters, strict=True):
+            held = parameter.detach().clone()
+            parameter.copy_(average)
+            average.copy_(held)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The averages and how many steps they hold."""
+        return {"steps": self._steps, "averages": list(self.averages)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` gave."""
+        self._steps = int(state["steps"])
+        for average, saved in zip(self.averages, state["averages"], strict=True):
+            average.copy_(saved)

@@ -1,0 +1,23 @@
+"""What a policy update did, from a scored minibatch: for the log, never for the loss."""
+
+import torch
+from torch import Tensor
+
+from unirl.batch import Batch
+
+
+@torch.no_grad()
+def policy_diagnostics(batch: Batch, clip: tuple[float, float] | None = None) -> dict[str, Tensor]:
+    """Entropy, KL(old to new) (k3 estimate on the recorded actions) and the share of clipped ratios, over masked decisions."""
+    mask = batch.mask
+    found: dict[str, Tensor] = {}
+    if "entropy" in batch:
+        found["policy/entropy"] = batch.entropy[mask].mean()
+    if "logp" in batch and "old_logp" in batch:
+        log_ratio = (batch.logp - batch.old_logp)[mask]
+        found["policy/kl_old"] = (log_ratio.exp() - 1 - log_ratio).mean()
+        if clip is not None:
+            low, high = clip
+            ratio = log_ratio.exp()
+            found["policy/clip_fraction"] = ((ratio < 1 - low) | (ratio > 1 + high)).float().mean()
+    return found

@@ -1,0 +1,24 @@
+"""How a prepared batch is cut for the update."""
+
+from collections.abc import Iterator
+
+import torch
+
+from unirl.batch import Batch
+
+
+def minibatches(batch: Batch, *, by: str, parts: int, epochs: int, generator: torch.Generator) -> Iterator[Batch]:
+    """`epochs` passes over the batch in a fresh random order, each cut into `parts` nearly equal pieces.
+
+    `by="decision"`: decisions are shuffled apart from their rows (rows of one decision each come out); `"row"` and
+    `"pair"` keep rows or compared rows whole. One part needs no shuffling: the batch comes out as it is.
+    """
+    if by == "decision" and parts > 1:
+        batch = batch.decisions()
+    count = len(batch.pairs) if by == "pair" else len(batch)
+    for _ in range(epochs):
+        if parts == 1:
+            yield batch
+            continue
+        for chosen in torch.randperm(count, generator=generator).chunk(parts):
+            yield batch.of_pairs(chosen) if by == "pair" else batch[chosen]

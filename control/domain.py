@@ -23,6 +23,7 @@ from unirl.errors import UserError
 
 _EVALUATION_STREAM = 1  # second word of the seed sequence of evaluation resets; training environments use 2
 _TRAINING_STREAM = 2
+_SEEDS = 2**31 - 1  # how many reset seeds there are
 
 
 class ControlDomain:
@@ -152,8 +153,8 @@ class ControlDomain:
         `unit="segment"`: `n` decisions over all environments, rows [envs, n / envs], continuing the episodes of the
         last call; `score` is the mean raw return of the episodes that ended in a row (where none did, the return so
         far). `unit="episode"`: `n` whole episodes in groups of `group_size` from the same state; `score` is the raw
-        return, `prompt_id` the reset seed, and `source` 1 marks the rows of the opponent.
-        Rewards are scaled where that is on. Raises `UserError` for counts that do not divide.
+        return, `prompt_id` the reset seed, and `source` 1 marks the rows of the opponent. Where rewards are scaled, the
+        raw ones are in `rewards["raw"]`. Raises `UserError` for counts that do not divide.
         """
         if unit == "segment":
             return self._segment(n)
@@ -168,16 +169,14 @@ class ControlDomain:
         if self._normal is None:
             for index, seed in enumerate(self._stream(_TRAINING_STREAM, count)):
                 self._envs.reset(index, seed)
-            self._normal = self.observation_normalizer.observe(self._envs.observation)
+            self._normal = self.observation_normalizer.observe(self._envs.observation.copy())
         actor = self._actor(np.zeros(count, dtype=bool), None)
         tables, self._normal = play_segment(
             self._envs, n // count, self.actions, actor, self.observation_normalizer.observe, self._normal
         )
         ended = tables["terminated"] | tables["truncated"]
         scores, self._returns[0] = row_scores(tables["reward"], ended, self._returns[0])
-        tables["reward"], self._returns[1] = self.reward_scaler(
-            tables["reward"], ended, tables["mask"], self._returns[1]
-        )
+        self._returns[1] = self._scale_rewards(tables, ended, self._returns[1])
         rows = np.arange(count)
         return as_batch(
             tables, actor, self.device, score=scores, group=rows, prompt_id=rows, source=np.zeros_like(rows)
@@ -191,12 +190,12 @@ class ControlDomain:
         place = np.arange(n) % group_size
         facing = place >= group_size - (0 if opponent is None else opponent.per_group)
         actor = self._actor(facing, opponent)
-        seeds = self.rng.integers(self._start_states or 2**31 - 1, size=n // group_size)
+        seeds = self.rng.integers(self._start_states or _SEEDS, size=n // group_size)
         recorder, observe = Recorder(), self.observation_normalizer.observe
         played = play_episodes(self._episode_envs, seeds.tolist(), self.actions, actor, observe, recorder, group_size)
         tables = recorder.tables(n)
         ended = tables["terminated"] | tables["truncated"]
-        tables["reward"], _ = self.reward_scaler(tables["reward"], ended, tables["mask"], np.zeros(n))
+        self._scale_rewards(tables, ended, np.zeros(n))
         group = np.arange(n // group_size).repeat(group_size)
         return as_batch(
             tables,
@@ -207,6 +206,13 @@ class ControlDomain:
             prompt_id=seeds[group],
             source=facing.astype(np.int64),
         )
+
+    def _scale_rewards(self, tables: dict[str, Array], ended: Array, carry: Array) -> Array:
+        """Scale `reward` in place where that is on, keeping `raw_reward`; returns the carried discounted returns."""
+        if self.reward_scaler.enabled:
+            tables["raw_reward"] = tables["reward"]
+        tables["reward"], carry = self.reward_scaler(tables["reward"], ended, tables["mask"], carry)
+        return carry
 
     def _actor(self, facing: Array, opponent: Opponent | None) -> PolicyActor | UniformActor:
         if self.exploring_uniformly:
@@ -224,12 +230,16 @@ class ControlDomain:
         """The batch itself: vectors of numbers always fit in memory."""
         return [batch]
 
-    def dataset(self) -> Dataset:
-        """The task's recorded data (`task.data`); observation statistics are off or those the dataset fixes."""
+    def dataset(self, options: Mapping[str, Any]) -> Dataset:
+        """The task's recorded data (`task.data`), presented as `options` and, above them, `task.data_options` say.
+
+        Observation statistics are off or those the dataset fixes.
+        """
         from unirl.control.data.dataset import load_dataset
 
         self._stored_observations()
-        return load_dataset(self.task, seed=self.seed, domain=self)
+        presented = {**options, **(self.task.get("data_options") or {})}
+        return load_dataset({**self.task, "data_options": presented}, seed=self.seed, domain=self)
 
     def preferences(self) -> Dataset:
         """Pairs of segments with an annotator's labels (`task.preferences`), see `unirl.control.segments`."""
@@ -322,8 +332,11 @@ class ControlDomain:
         self._returns = np.array(state["returns"])
         self._normal = None
         if state["envs"] is not None:
-            self._envs.load_state_dict(state["envs"])
             self._normal = np.array(state["normal"])
+            for index in self._envs.load_state_dict(state["envs"]):
+                self._envs.reset(index, int(self.rng.integers(_SEEDS)))
+                self._normal[index] = self.observation_normalizer(self._envs.observation[index])
+                self._returns[:, index] = 0.0
 
     def _networks(self) -> dict[str, nn.Module]:
         names = ("policy", "value", "q", "target_q", "target_policy")

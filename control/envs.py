@@ -182,13 +182,12 @@ class Envs:
             "envs": [self.snapshot(index).state_dict() for index in range(len(self._envs))],
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue every environment where it was; one whose state could not be saved starts a new episode."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> list[int]:
+        """Continue every environment where it was; returns those whose state could not be saved and need a reset."""
         for index, saved in enumerate(state["envs"]):
-            if saved is None:
-                self.reset(index)
-            else:
+            if saved is not None:
                 self.restore(index, Snapshot.from_state(saved), np.asarray(state["observation"][index]))
+        return [index for index, saved in enumerate(state["envs"]) if saved is None]
 
 
 def _one_line(error: Exception) -> str:

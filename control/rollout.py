@@ -177,13 +177,14 @@ def as_batch(tables: dict[str, Array], actor: Actor, device: torch.device, **row
     made = {name: _tensor(table, device) for name, table in tables.items()}
     names = ("observation", "action", "raw_action", "next_observation")
     inputs = {name: made.pop(name) for name in names if name in made}
-    action = inputs["action"]
+    action, raw = inputs["action"], made.pop("raw_reward", None)
     return Batch(
         **made,
         **{name: _tensor(values, device) for name, values in rows.items()},
         inputs=inputs,
         behavior_logp=actor.log_prob(inputs),
         reference_action=action if action.is_floating_point() else None,
+        rewards=None if raw is None else {"raw": raw},
     )
 
 

@@ -204,5 +204,5 @@ def _expected(values: Tensor, policy: Categorical) -> Tensor:
 
 def _built(part: T | None, what: str) -> T:
     if part is None:
-        raise ValueError(f"the method did not require a {what}: pass it in Requirements to `build`")
+        raise ValueError(f"the method did not require the {what}: pass it in Requirements to `build`")
     return part

@@ -62,7 +62,7 @@ def preference_pairs(domain: "ControlDomain") -> PairDataset:
 def segment_pairs(domain: "ControlDomain", options: PreferenceOptions) -> tuple[Batch, Tensor, Tensor]:
     """Segments (their `score` is the raw return within), pairs of them [P, 2], and the annotator's labels [P]."""
     if options.origin == DATA:
-        dataset: Any = domain.dataset()
+        dataset: Any = domain.dataset({})
         rows = dataset.sample_segments(options.segments, options.length)
     else:
         rows = rollout_segments(domain, options)
@@ -89,11 +89,12 @@ def rollout_segments(domain: "ControlDomain", options: PreferenceOptions) -> Bat
 
 
 def cut(batch: Batch, length: int) -> Batch:
-    """Cut whole episodes [N, T] into rows of `length` decisions; `score` becomes the sum of rewards within a row.
+    """Cut whole episodes [N, T] into rows of min(length, T) decisions.
 
-    Rows without decisions are dropped. Two rows are in one `group` where their episodes were and they start at the same
+    `score` becomes the sum of raw rewards within a row. Rows without decisions are dropped. Two rows are in one `group` where their episodes were and they start at the same
     decision.
     """
+    length = min(length, batch.mask.shape[1])
     pieces = -(-batch.mask.shape[1] // length)
 
     def split(leaf: Tensor) -> Tensor:
@@ -107,7 +108,7 @@ def cut(batch: Batch, length: int) -> Batch:
         **made,
         inputs={name: split(leaf) for name, leaf in batch.inputs.items()},
         group=group.reshape(-1),
-        score=(made["reward"] * made["mask"]).sum(-1),
+        score=(split(batch.get("rewards.raw", batch.reward)) * made["mask"]).sum(-1),
     )
     return rows[rows.mask.any(-1)]
 

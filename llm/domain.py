@@ -146,8 +146,10 @@ class LanguageDomain:
             return batch.replace(**self._score_in_pieces(scorer, batch, need))
         return batch.replace(**scorer(batch, need))
 
-    def dataset(self) -> Dataset:
-        """The task's demonstrations, scored by its verifier."""
+    def dataset(self, options: Mapping[str, Any]) -> Dataset:
+        """The task's demonstrations, scored by its verifier; text takes no presentation options."""
+        if options:
+            raise UserError(f"source.data ({', '.join(options)}) is for control; demonstrations in text take no options")
         return demonstrations(self.task, self.tokenizer, self.demonstrations, self.seed, self.device)
 
     def preferences(self) -> Dataset:

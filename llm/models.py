@@ -11,6 +11,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
+from transformers.utils.hub import cached_file
 
 from unirl.errors import UserError, unknown
 from unirl.llm.tiny import Architecture, tiny_model
@@ -27,7 +28,7 @@ class LoraSettings:
     """
 
     rank: int = 8
-    alpha: float = 16
+    alpha: int = 16
     targets: str | list[str] = "all-linear"
     dropout: float = 0.0
 
@@ -83,7 +84,7 @@ def model_settings(model: Mapping[str, Any]) -> ModelSettings:
         for key in lora:
             if key not in LoraSettings.__dataclass_fields__:
                 raise unknown("key of model.lora", key, LoraSettings.__dataclass_fields__)
-        known["lora"] = LoraSettings(**{k: list(v) if isinstance(v, list | tuple) else v for k, v in lora.items()})
+        known["lora"] = LoraSettings(**lora)
     return ModelSettings(**known)
 
 
@@ -97,15 +98,12 @@ def load(
     """
     if settings.path is None:
         with _without_progress_bars():
-            network, tokenizer = tiny_model(task, model, settings.seed)
-        network.set_attn_implementation(settings.attention)
-        network = network.to(DTYPES[settings.dtype])
+            network, tokenizer = _tiny(task, model, settings)
     else:
-        tokenizer = _load_tokenizer(settings.path)
-        check_tokenizer(tokenizer, settings.path)
-        network = _load_network(settings.path, settings)
+        network, tokenizer = _read(settings.path, settings)
     check_vocabulary(network, tokenizer)
-    network = network.to(device).eval()
+    nn.Module.to(network, device)
+    network.eval()
     check_head(network)
     if settings.gradient_checkpointing:
         network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -120,15 +118,16 @@ def adapt(network: PreTrainedModel, lora: LoraSettings, seed: int) -> PeftModel:
         try:
             adapted = get_peft_model(network, config)
         except ValueError as error:
-            raise UserError(f"model.lora.targets={lora.targets}: {_first_line(error)}") from error
-    if any("lora_" in name for name, _ in adapted.get_base_model().get_output_embeddings().named_parameters()):
+            raise UserError(f"model.lora.targets={lora.targets}: {_line(error)}") from error
+    if any("lora_" in name for name, _ in plain(adapted).get_output_embeddings().named_parameters()):
         raise UserError("model.lora.targets names the output projection, which must stay as it is; leave it out")
     return adapted.eval()
 
 
 def plain(model: nn.Module) -> PreTrainedModel:
     """The transformers model itself, whether or not it carries adapters."""
-    network: PreTrainedModel = model.get_base_model() if isinstance(model, PeftModel) else model
+    found: Any = model.base_model.model if isinstance(model, PeftModel) else model
+    network: PreTrainedModel = found
     return network
 
 
@@ -147,7 +146,8 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, path: str) -> None:
 
 def check_vocabulary(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Every token that the tokenizer can produce needs an embedding."""
-    embeddings = network.get_input_embeddings().weight.shape[0]
+    weight: Any = network.get_input_embeddings().weight
+    embeddings = int(weight.shape[0])
     if len(tokenizer) > embeddings:
         raise UserError(f"the tokenizer has {len(tokenizer)} tokens, but the model embeds only {embeddings}")
 
@@ -189,6 +189,15 @@ def unique_parameters(module: nn.Module) -> dict[str, Tensor]:
     return named
 
 
+def _tiny(
+    task: Mapping[str, Any], model: Mapping[str, Any], settings: ModelSettings
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    network, tokenizer = tiny_model(task, model, settings.seed)
+    network.set_attn_implementation(settings.attention)
+    nn.Module.to(network, DTYPES[settings.dtype])
+    return network, tokenizer
+
+
 @contextmanager
 def _without_progress_bars() -> Iterator[None]:
     """Reading a small local model needs no progress bar of its own inside a run's."""
@@ -201,36 +210,42 @@ def _without_progress_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _load_tokenizer(path: str) -> PreTrainedTokenizerBase:
-    folder = Path(path)
-    if folder.is_dir() and not (folder / "config.json").is_file():
+def _read(path: str, settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokenizer of a folder or, from the local cache if it is there, of a hub model."""
+    folder = Path(path).is_dir()
+    if folder and not (Path(path) / "config.json").is_file():
         raise UserError(f"'{path}' is not a model folder: it has no config.json")
     try:
-        return AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        if folder.is_dir():
-            raise UserError(f"'{path}' has no tokenizer that can be loaded: {_first_line(error)}") from error
-        raise _unreachable(path, error) from error
+        return _from_pretrained(path, settings, local_files_only=True)
+    except UserError:
+        if folder:
+            raise
+    try:  # one small file first: every file that cannot be reached costs half a minute of retries
+        cached_file(path, "config.json")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"no model '{path}': neither a folder nor a hub model that is cached or can be reached ({_line(error)})"
+        ) from error
+    return _from_pretrained(path, settings, local_files_only=False)
 
 
-def _load_network(path: str, settings: ModelSettings) -> PreTrainedModel:
+def _from_pretrained(
+    path: str, settings: ModelSettings, local_files_only: bool
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            path, dtype=DTYPES[settings.dtype], attn_implementation=settings.attention
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=local_files_only)
+        check_tokenizer(tokenizer, path)
+        network = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=DTYPES[settings.dtype],
+            attn_implementation=settings.attention,
+            local_files_only=local_files_only,
         )
-    except (OSError, ValueError, ImportError) as error:
-        if Path(path).is_dir():
-            raise UserError(f"'{path}' cannot be loaded as a causal language model: {_first_line(error)}") from error
-        raise _unreachable(path, error) from error
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise UserError(f"'{path}' cannot be loaded as a causal language model: {_line(error)}") from error
+    return network, tokenizer
 
 
-def _unreachable(path: str, error: Exception) -> UserError:
-    return UserError(
-        f"no model '{path}': it is neither a folder nor a hub model that is cached or can be reached "
-        f"({_first_line(error)})"
-    )
-
-
-def _first_line(error: Exception) -> str:
+def _line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__

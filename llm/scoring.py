@@ -72,11 +72,11 @@ class Scorer:
     def __call__(self, batch: Batch, need: Collection[str]) -> dict[str, Any]:
         """The needed fields, [N, T] each, 0 where the mask is; differentiable where gradients are on."""
         made: dict[str, Any] = {}
-        states = self._policy_states(batch, need)
-        if need_any(need, PLAIN | {"anchor_kl"}):
-            made.update(self._log_probabilities(batch, need, states))
+        hidden = self._policy_states(batch, need)
+        if hidden is not None and need_any(need, PLAIN | {"anchor_kl"}):
+            made.update(self._log_probabilities(batch, need, hidden))
         if need_any(need, VALUES):
-            made.update(self._values(batch, need, states))
+            made.update(self._values(batch, need, hidden))
         for anchor in named(need, "anchor_logp"):
             made.setdefault("anchor_logp", {})[anchor] = self._anchor_logp(batch, anchor)
         return made
@@ -162,7 +162,8 @@ def states(network: PreTrainedModel, batch: Batch) -> Tensor:
             position_ids=positions(attention),
             use_cache=False,
         )
-    return out.last_hidden_state[:, prompt.shape[1] - 1 :]
+    hidden: Tensor = out.last_hidden_state
+    return hidden[:, prompt.shape[1] - 1 :]
 
 
 def positions(attention: Tensor) -> Tensor:

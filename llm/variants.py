@@ -24,7 +24,10 @@ CRITIC = "<critic>"
 class Variants(Protocol):
     """The trained policy, its anchors and, where asked for, a critic's trunk."""
 
-    anchors: Mapping[str, Any]
+    @property
+    def anchors(self) -> Mapping[str, Any]:
+        """The anchors, by name."""
+        ...
 
     @property
     def has_critic(self) -> bool:
@@ -134,6 +137,7 @@ class Adapters:
     def __init__(self, policy: PeftModel) -> None:
         self.model = policy
         self.network = plain(policy)
+        self._tuner: Any = policy.base_model  # peft's wrapper, which switches adapters on and off
         self.anchors: dict[str, str | None] = {}  # anchor -> its adapter; None for the base itself
         self._has_critic = False
 
@@ -151,13 +155,13 @@ class Adapters:
         adapter = self._adapter(name)
         try:
             if adapter is None:
-                self.model.base_model.disable_adapter_layers()
+                self._tuner.disable_adapter_layers()
             else:
                 self.model.set_adapter(adapter, inference_mode=name != CRITIC)
             yield self.network
         finally:
             if adapter is None:
-                self.model.base_model.enable_adapter_layers()
+                self._tuner.enable_adapter_layers()
             self._activate_policy()
 
     def copy_policy(self, anchor: str, decay: float) -> None:

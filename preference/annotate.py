@@ -45,6 +45,7 @@ class Annotate:
         return (*who, *getattr(self.annotator, "reads", ()))
 
     def __call__(self, batch: Batch) -> Batch:
+        """The batch with `pairs` and `pair_label`."""
         if self.pairing == "tournament":
             pairs = tournament(batch.group)
         elif self.pairing == "opponent":

@@ -34,6 +34,7 @@ class ByReturn:
             raise UserError(f"annotator 'by_return': temperature is {self.temperature}; it must be 0 or more")
 
     def __call__(self, batch: Batch, pairs: Tensor) -> Tensor:
+        """Labels [P]."""
         first, second = batch.score[pairs].unbind(-1)
         lead: Tensor = first - second
         if self.temperature == 0:
@@ -72,6 +73,7 @@ class Cyclic:
         return ("mask",) if self.feature == "length" else (self.feature,)
 
     def __call__(self, batch: Batch, pairs: Tensor) -> Tensor:
+        """Probabilities [P]."""
         value = row_feature(batch, self.feature).contiguous()
         bins = torch.bucketize(value, value.new_tensor(self.edges), right=True)
         matrix = torch.tensor(self.payoff, dtype=value.dtype, device=value.device)
@@ -105,6 +107,7 @@ class Noisy:
         return tuple(getattr(self.of, "reads", ()))
 
     def __call__(self, batch: Batch, pairs: Tensor) -> Tensor:
+        """Labels 0 or 1 [P], or probabilities where `sample` is off."""
         right: Tensor = self.of(batch, pairs)
         chance = (1 - self.flip) * right + self.flip * (1 - right)
         if not self.sample:
@@ -138,6 +141,7 @@ class ByModel:
 
     @torch.no_grad()
     def __call__(self, batch: Batch, pairs: Tensor) -> Tensor:
+        """Probabilities [P]."""
         return torch.sigmoid(self.model.logit(batch, pairs))
 
 

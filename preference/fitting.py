@@ -101,6 +101,7 @@ class ByRewardModel:
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Batch:
+        """The batch with `score`, and `reward` where asked."""
         rewards: Tensor = self.model.rewards(batch)
         filled = batch.replace(score=rewards.sum(-1))
         return filled.replace(reward=rewards) if self.per_decision else filled

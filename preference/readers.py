@@ -44,6 +44,7 @@ class JsonLines:
     rejected: str = "rejected"
 
     def __call__(self) -> Iterator[PairRecord]:
+        """Every record of the file, in order."""
         for where, row in _json_rows(self.path):
             yield record_of_columns(row, self.prompt, self.chosen, self.rejected, where)
 
@@ -61,6 +62,7 @@ class HumanAssistant:
     path: str
 
     def __call__(self) -> Iterator[PairRecord]:
+        """Every record of the file, in order."""
         for where, row in _json_rows(self.path):
             chosen, rejected = (_dialogue(_column(row, name, where), name, where) for name in ("chosen", "rejected"))
             if chosen[:-1] != rejected[:-1] or {chosen[-1]["role"], rejected[-1]["role"]} != {"assistant"}:
@@ -83,6 +85,7 @@ class Hub:
     rejected: str = "rejected"
 
     def __call__(self) -> Iterator[PairRecord]:
+        """Every record of the split, in order."""
         try:
             import datasets
         except ModuleNotFoundError as error:

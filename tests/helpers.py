@@ -29,5 +29,6 @@ def rows(grad: str | None = None, **fields: Any) -> Batch:
 def _tensor(value: Any) -> Any:
     if isinstance(value, torch.Tensor) or not isinstance(value, list):
         return value
-    made = torch.tensor(value)
-    return made.double() if made.is_floating_point() else made
+    made = torch.tensor(value, dtype=torch.float64)
+    exact = torch.tensor(value)
+    return made if exact.is_floating_point() else exact

@@ -106,7 +106,7 @@ class ToyDomain:
             made[head] = {**made.get(head, {}), **value} if isinstance(value, dict) else value
         return made
 
-    def dataset(self) -> "ToyDataset":
+    def dataset(self, options: Mapping[str, Any]) -> "ToyDataset":
         return ToyDataset(self._rows(2 * torch.rand(200, 1, generator=torch.Generator().manual_seed(7)), 1))
 
     def preferences(self) -> PairDataset:

@@ -22,7 +22,11 @@ from omegaconf.errors import OmegaConfBaseException
 from unirl.errors import UserError, unknown
 
 GROUPS = ("method", "domain", "task", "model")
-OPEN_SECTIONS = ("method",)  # checked by the parts themselves, which know their hyper-parameters
+# Sections whose keys are checked by whoever reads them: parts know their hyper-parameters, a simulator its options.
+OPEN_SECTIONS = (
+    "method", "task.data_options", "task.env_kwargs", "task.demonstrations", "task.preferences", "task.pretrain",
+    "task.verifier", "task.overrides", "model.lora",
+)  # fmt: skip
 
 
 def compose(overrides: Sequence[str]) -> dict[str, Any]:
@@ -157,7 +161,7 @@ def _apply(config: Any, key: str, value: Any, adds: bool) -> None:
         node = OmegaConf.select(config, parent) if parent else config
     except OmegaConfBaseException as error:
         raise UserError(f"'{key}': {_one_line(error)}") from error
-    open_section = key.split(".")[0] in OPEN_SECTIONS
+    open_section = any(key == section or key.startswith(section + ".") for section in OPEN_SECTIONS)
     if node is None and not open_section and not adds:
         raise unknown("key", key, _keys(config))
     if isinstance(node, DictConfig) and leaf not in node and not adds and not open_section:

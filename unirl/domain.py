@@ -118,8 +118,8 @@ class Domain(Protocol):
         """Add the fields that `need` names; with gradients for those in `DIFFERENTIABLE`."""
         ...
 
-    def dataset(self) -> Dataset:
-        """Recorded decisions or demonstrations of the task."""
+    def dataset(self, options: Mapping[str, Any]) -> Dataset:
+        """Recorded decisions or demonstrations of the task, presented as a method asks (`source.data` in its file)."""
         ...
 
     def preferences(self) -> Dataset:

@@ -120,7 +120,8 @@ class Method:
     @property
     def by_row(self) -> bool:
         """Whether rows must stay whole in the update: row or pair losses, or a reduction over rows."""
-        return self.objective.level != "decision" or bool(getattr(self.reduce, "rowwise", False))
+        rowwise = (getattr(part, "rowwise", False) for part in (self.objective, self.reduce))
+        return self.objective.level != "decision" or any(rowwise)
 
     @property
     def clip_range(self) -> tuple[float, float] | None:
@@ -154,8 +155,8 @@ class Method:
         if "policy" in names:
             computed["policy"] = self._policy_loss(batch)
         if "temperature" in names:
-            duals = [term.coefficient.loss(batch) for term in self.terms if term.coefficient.parameters()]
-            computed["temperature"] = torch.stack(duals).sum()
+            learned = [term.coefficient for term in self.terms if term.coefficient.parameters()]
+            computed["temperature"] = self._reduced(sum(coefficient.loss(batch) for coefficient in learned), batch)
         return computed
 
     def observe(self, batch: Batch) -> None:

@@ -2,8 +2,8 @@
 
 import functools
 import importlib
+import inspect
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
@@ -24,8 +24,9 @@ def register(kind: str, name: str) -> Callable[[T], T]:
         if taken is not None and taken.__qualname__ != cls.__qualname__:
             raise ValueError(f"{kind} '{name}' is already {taken.__module__}.{taken.__qualname__}")
         for method in _METHODS_THAT_READ_A_BATCH:
-            if method in vars(cls):
-                setattr(cls, method, _naming_the_reader(vars(cls)[method], f"{kind} '{name}'"))
+            function = inspect.unwrap(getattr(cls, method, None) or _absent)  # a parent's wrapper would name the parent
+            if function is not _absent and inspect.isfunction(function):
+                setattr(cls, method, _naming_the_reader(function, f"{kind} '{name}'"))
         _PARTS[kind][name] = cls
         cls.registered_name = name  # type: ignore[attr-defined]
         cls.registered_kind = kind  # type: ignore[attr-defined]
@@ -40,11 +41,11 @@ def make(kind: str, name: str, **hyper: Any) -> Any:
     Raises `UserError` with near matches for an unknown kind, name or hyper-parameter, and for values it refuses.
     """
     cls = part_class(kind, name)
-    if is_dataclass(cls):
-        known = [field.name for field in fields(cls) if field.init]
-        for key in hyper:
-            if key not in known:
-                raise unknown(f"hyper-parameter of {kind} '{name}'", key, known, see=f"unirl parts {kind}")
+    known = inspect.signature(cls).parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
+    for key in hyper:
+        if key not in known and not takes_any:
+            raise unknown(f"hyper-parameter of {kind} '{name}'", key, known, see=f"unirl parts {kind}")
     try:
         return cls(**hyper)
     except (TypeError, ValueError) as error:
@@ -86,6 +87,10 @@ def _load_all() -> None:
         except ModuleNotFoundError as error:  # an extra that is not installed brings no parts
             if error.name is not None and error.name.startswith("unirl"):
                 raise
+
+
+def _absent() -> None:
+    """Stands for a method that a part does not have."""
 
 
 def _first_line(cls: type) -> str:

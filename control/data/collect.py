@@ -49,7 +49,8 @@ def make_continuous(task: Mapping[str, Any], **extra: Any) -> Env:
 
 def random_policy(environment: Env, seed: int) -> PolicyFunction:
     """Uniform actions within the environment's range (standard normal ones where it is unbounded)."""
-    space, generator = environment.action_space, np.random.default_rng(seed)
+    space: Any = environment.action_space
+    generator = np.random.default_rng(seed)
     if np.isfinite(space.low).all() and np.isfinite(space.high).all():
         return lambda observation: generator.uniform(space.low, space.high, (len(observation), *space.shape))
     return lambda observation: generator.standard_normal((len(observation), *space.shape))

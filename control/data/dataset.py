@@ -53,6 +53,12 @@ class DataOptions:
     observation_columns: int | None = None
     memmap_above: int = MEMMAP_ABOVE
 
+    def __post_init__(self) -> None:
+        if self.gamma is not None and not 0.0 <= self.gamma <= 1.0:
+            raise UserError(f"task.data_options.gamma is {self.gamma}; a discount lies in [0, 1]")
+        if self.observation_columns is not None and self.observation_columns < 1:
+            raise UserError(f"task.data_options.observation_columns is {self.observation_columns}; give at least 1")
+
     @classmethod
     def of(cls, options: Mapping[str, Any] | None) -> "DataOptions":
         """From `task.data_options`; raises `UserError` for an unknown name."""
@@ -270,11 +276,13 @@ def load_dataset(task: Mapping[str, Any], *, seed: int, domain: Any) -> Transiti
     """
     options, env = DataOptions.of(task.get("data_options")), str(task["env"])
     environment = make_continuous(task)
-    low, high = environment.action_space.low, environment.action_space.high
+    states: Any = environment.observation_space
+    actions: Any = environment.action_space
+    low, high = actions.low, actions.high
     data = _recorded(task, environment, options, seed)
     where = Path(str(task.get("data") or task.get("expert"))).name
     columns = options.observation_columns or data.observations.shape[1]
-    check_sizes((columns, data.actions.shape[1]), (environment.observation_space.shape[0], len(low)), where, env)
+    check_sizes((columns, data.actions.shape[1]), (states.shape[0], len(low)), where, env)
     environment.close()
     if not options.clip_actions:
         check_range(data.actions, low, high, where, env)
@@ -321,7 +329,7 @@ def _leading_columns(data: Transitions, count: int | None) -> Transitions:
 
 
 def _pick(leaf: Tensor, index: Tensor) -> Tensor:
-    return leaf.index_select(0, index.reshape(-1)).unflatten(0, index.shape)
+    return leaf.index_select(0, index.reshape(-1)).view(*index.shape, *leaf.shape[1:])
 
 
 def _tensor(values: NDArray[Any]) -> Tensor:

@@ -27,7 +27,8 @@ class InvertedPendulumExpert:
 
     def __call__(self, observation: Array) -> Array:
         """Actions for a batch of observations."""
-        return np.clip(observation @ np.asarray(self.gains)[:, None], -self.limit, self.limit)
+        force: Array = observation @ np.asarray(self.gains)[:, None]
+        return np.clip(force, -self.limit, self.limit)
 
 
 @register("expert", "pendulum")

@@ -66,13 +66,13 @@ class SB3Policy:
             states = policy.obs_to_tensor(observation)[0]
             if self.algorithm in ("PPO", "A2C"):
                 distribution = policy.get_distribution(states)
-                return distribution.log_prob(torch.as_tensor(action, dtype=torch.float32)).numpy()
+                return np.asarray(distribution.log_prob(torch.as_tensor(action, dtype=torch.float32)))
             if self.algorithm == "SAC":
                 squashed = torch.as_tensor(policy.scale_action(action), dtype=torch.float32).clamp(-1 + 1e-6, 1 - 1e-6)
                 mean, log_std, extra = policy.actor.get_action_dist_params(states)
                 distribution = policy.actor.action_dist.proba_distribution(mean, log_std, **extra)
                 half_range = (policy.action_space.high - policy.action_space.low) / 2
-                return distribution.log_prob(squashed).numpy() - float(np.log(half_range).sum())
+                return np.asarray(distribution.log_prob(squashed)) - float(np.log(half_range).sum())
         raise UserError(f"{self.algorithm} policies are deterministic: they have no log-probability")
 
 

@@ -97,15 +97,15 @@ class Task:
         responses = self._responses([problem for _, problem in drawn], "answer")
         return [(prompt, ids) for (prompt, _), ids in zip(drawn, responses, strict=True)]
 
-    def pairs(self, n: int | None = None, *, held_out: bool = False) -> list[Pair] | None:
-        """The first `n` (default all) recorded (prompt, chosen ids, rejected ids); None for a task without records.
+    def pairs(self, held_out: bool = False) -> list[Pair] | None:
+        """All recorded (prompt, chosen ids, rejected ids); None for a task without records.
 
         `held_out`: those of the held-out prompts instead of the training prompts.
         """
         problems = self._problems.preferences(held_out)
         if problems is None:
             return None
-        encoded = self._encoded(problems[:n])
+        encoded = self._encoded(problems)
         kept = [problem for _, problem in encoded]
         chosen, rejected = self._responses(kept, "answer"), self._responses(kept, "rejected")
         return [(prompt, x, y) for (prompt, _), x, y in zip(encoded, chosen, rejected, strict=True)]
@@ -191,12 +191,12 @@ def make_task(task_config: Mapping[str, Any], tokenizer: "PreTrainedTokenizerBas
     facts = problems.facts
     verifier = task_config.get("verifier") or facts.verifier
     form = task_config.get("format") or facts.format
-    longest = task_config.get("max_prompt_tokens")
+    answer_tokens, longest = task_config.get("max_new_tokens"), task_config.get("max_prompt_tokens")
     return Task(
         problems,
         tokenizer,
         seed,
-        max_new_tokens=_positive("max_new_tokens", task_config.get("max_new_tokens") or facts.max_new_tokens),
+        max_new_tokens=_positive("max_new_tokens", facts.max_new_tokens if answer_tokens is None else answer_tokens),
         max_prompt_tokens=None if longest is None else _positive("max_prompt_tokens", longest),
         verifier=_verifier(verifier) if verifier else None,
         form=make("verifier", "format", pattern=form) if form else None,

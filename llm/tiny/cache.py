@@ -38,14 +38,16 @@ def tiny_model(
 ) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerBase]:
     """A small Qwen3 that already solves the task now and then, and its tokenizer.
 
-    `task_config`: the task's keys and its `pretrain` section (`Pretraining`). `model_config`: `Architecture`'s keys;
-    others are not looked at. Pre-training happens on first use, with `progress(done, steps)` after every step. The
-    result is kept in `$UNIRL_HOME/tiny` (default `~/.cache/unirl/tiny`), under a name made of all that determines it.
-    Processes that want the same model at the same time wait for the one that makes it.
+    `task_config`: the task's keys and its `pretrain` section (`Pretraining`). `model_config`: `Architecture`'s keys,
+    and `seed`, which goes before the argument, so that runs of different seeds can start from the same model.
+    Pre-training happens on first use, with `progress(done, steps)` after every step. The result is kept in
+    `$UNIRL_HOME/tiny` (default `~/.cache/unirl/tiny`), under a name made of all that determines it. Processes that want
+    the same model at the same time wait for the one that makes it.
 
     Raises `UserError` for a wrong key or value.
     """
     architecture, settings = read_architecture(model_config), read_pretraining(task_config.get("pretrain"))
+    seed = int(model_config.get("seed", seed))
     make_problems(task_config)  # tells of mistakes before anything is made
     folder = cache_folder() / _fingerprint(task_config, architecture, settings, seed)
     if not folder.is_dir():

@@ -24,7 +24,7 @@ _NUMBER = re.compile(
     re.VERBOSE,
 )
 _HASHES = re.compile(r"####")
-_SAID = re.compile(r"(?:^|\n)\s*A\s*:|\banswer\b\s*(?:is\b\s*:?|:|=)", re.IGNORECASE)
+_SAID = re.compile(r"(?:^|\n)[ \t]*A[ \t]*:|\banswer\b\s*(?:is\b\s*:?|:|=)", re.IGNORECASE)
 _LATEX = (
     (re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}"), r" \1/\2 "),
     (re.compile(r"\\[,!;: ]"), ""),

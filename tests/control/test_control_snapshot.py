@@ -8,7 +8,16 @@ from unirl.control.envs import ActionSpace, make_env
 from unirl.control.snapshot import Snapshot, restore, snapshot
 from unirl.trainer.statefile import load_state, save_state
 
-WORLDS = ["Hopper-v5", "HalfCheetah-v5", "Ant-v5", "Humanoid-v5", "Reacher-v5", "Pusher-v5", "CartPole-v1", "Pendulum-v1"]
+WORLDS = [
+    "Hopper-v5",
+    "HalfCheetah-v5",
+    "Ant-v5",
+    "Humanoid-v5",
+    "Reacher-v5",
+    "Pusher-v5",
+    "CartPole-v1",
+    "Pendulum-v1",
+]
 
 
 def play(env, actions):

@@ -242,6 +242,8 @@ def test_a_scripted_expert_demonstrates_where_there_is_no_data():
         ({"data": "d4rl/hopper-v2"}, "unknown D4RL dataset 'hopper-v2'"),
         ({"expert": "nobody"}, "unknown policy 'nobody'"),
         ({"data": "x.hdf5", "data_options": {"normalise_observation": True}}, "did you mean normalize_observation"),
+        ({"data_options": {"gamma": 1.5}}, "gamma is 1.5; a discount lies in"),
+        ({"data_options": {"observation_columns": 0}}, "observation_columns is 0; give at least 1"),
         ({"env": "CartPole-v1", "data": "x.hdf5"}, "recorded data needs continuous vectors"),
     ],
 )

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer
+from tokenizers.decoders import Fuse
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
@@ -40,6 +41,7 @@ def tokenizer(**special: Any) -> PreTrainedTokenizerFast:
     """One token per character; `<` pads and `>` ends."""
     model = Tokenizer(WordLevel({c: i for i, c in enumerate(CHARACTERS)}, unk_token="<"))
     model.pre_tokenizer = Split(Regex(""), "isolated")
+    model.decoder = Fuse()
     return PreTrainedTokenizerFast(tokenizer_object=model, **{"pad_token": "<", "eos_token": ">", **special})
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import huggingface_hub.constants
 import pytest
 import torch
 from engine_stub import network, saved, tokenizer
@@ -55,7 +56,7 @@ def test_a_saved_folder_loads_with_its_tokenizer(tmp_path: Path) -> None:
 
 
 def test_mistakes_end_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     (tmp_path / "empty").mkdir()
     network().save_pretrained(tmp_path / "bare")
     wrong = {

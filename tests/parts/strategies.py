@@ -1,5 +1,7 @@
 """Random batches for properties that hold for any batch."""
 
+from typing import Any
+
 import torch
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -79,6 +81,11 @@ def random_batch(rows: int, columns: int, generator: torch.Generator, whole: boo
         temperature=torch.tensor(0.3, dtype=torch.float64),
         progress=0.25,
     )
+
+
+def exact(values: Any) -> Tensor:
+    """Nested lists in double precision, for values that single precision would round."""
+    return torch.tensor(values, dtype=torch.float64)
 
 
 def following_value(value: Tensor, mask: Tensor, terminated: Tensor, truncated: Tensor, else_: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers import rows
 from hypothesis import given
-from strategies import batches, with_leaf
+from strategies import batches, exact, with_leaf
 from torch import tensor
 from torch.testing import assert_close
 
@@ -20,9 +20,9 @@ def grad_of(name, batch, field="logp", **hyper):
     return gradient
 
 
-def two(logp=(log(1.5), log(0.5)), advantage=(1.0, -1.0)):
-    """Two decisions with old log-probabilities 0: ratios 1.5 and 0.5 unless said otherwise."""
-    return rows(logp=[list(logp)], old_logp=[[0.0, 0.0]], advantage=[list(advantage)])
+def two(ratios=(1.5, 0.5), advantage=(1.0, -1.0)):
+    """Two decisions with old log-probabilities 0 and these importance ratios."""
+    return rows(logp=exact([ratios]).log(), old_logp=[[0.0, 0.0]], advantage=[list(advantage)])
 
 
 def test_policy_gradient_by_hand():
@@ -55,7 +55,7 @@ def test_ppo_clip_range_may_be_asymmetric():
 
 def test_dual_clip_bounds_the_loss_of_bad_decisions():
     # ratio 5, A = -2: r |A| = 10 is cut at 3 * 2 = 6 and then has no gradient; ratio 2: 4 stays
-    batch = two(logp=(log(5.0), log(2.0)), advantage=(-2.0, -2.0))
+    batch = two(ratios=(5.0, 2.0), advantage=(-2.0, -2.0))
     assert_close(make("objective", "ppo_clip", dual_clip=3.0)(batch), tensor([[6.0, 4.0]]).double())
     assert_close(grad_of("ppo_clip", batch, dual_clip=3.0), tensor([[0.0, 4.0]]).double())
 
@@ -122,7 +122,7 @@ def test_gspo_mean_over_a_row_has_the_gradient_of_the_sequence_ratio(batch):
 
 def test_cispo_clips_the_weight_and_keeps_the_gradient():
     # weights min(e^2, 5) = 5 and .5; loss -w A log pi: -5 * 1 * 2 = -10, .5 * log .5
-    batch = two(logp=(2.0, log(0.5)))
+    batch = two(ratios=(exp(2.0), 0.5))
     assert_close(make("objective", "cispo")(batch), tensor([[-10.0, 0.5 * log(0.5)]]).double())
     assert_close(grad_of("cispo", batch), tensor([[-5.0, 0.5]]).double())
     assert_close(grad_of("cispo", batch, clip_low=0.2), tensor([[-5.0, 0.8]]).double())
@@ -160,9 +160,7 @@ def test_advantage_weighted_survives_an_overflowing_exponential():
 
 def test_advantage_weighted_can_normalise_its_weights_over_decisions():
     # weights 1 and 3, mean 2: 1/2 and 3/2; the third is no decision
-    batch = rows(
-        logp=[[-1.0, -1.0, -1.0]], advantage=[[0.0, log(3), 2.0]], mask=tensor([[True, True, False]])
-    )
+    batch = rows(logp=[[-1.0, -1.0, -1.0]], advantage=[[0.0, log(3), 2.0]], mask=tensor([[True, True, False]]))
     loss = make("objective", "advantage_weighted", normalize=True)(batch)
     assert_close(loss[:, :2], tensor([[0.5, 1.5]]).double())
     with pytest.raises(UserError, match="temperature"):

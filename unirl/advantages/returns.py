@@ -20,7 +20,7 @@ class MonteCarlo:
 
     With `baseline="value"` b is `value`, with None it is 0. Nothing follows a termination. Where an episode was cut
     (truncated, or the row ends while it goes on) the rest is estimated by `next_value` if the batch has it, as it
-    does with `baseline="value"`, and taken as 0 otherwise. Decisions outside the mask are passed over as if they were
+    must with `baseline="value"`, and taken as 0 otherwise. Decisions outside the mask are passed over as if they were
     not there (no reward, no discount), except that an episode's end among them still ends it.
 
     `gamma`: discount per decision, default 1 (undiscounted, usual for language). Fills `advantage` and `returns` =
@@ -47,7 +47,8 @@ class MonteCarlo:
         cut = ended | ~_followed(mask, ended)
         decay = torch.full_like(reward, self.gamma).masked_fill(cut, 0.0)
         decay = torch.where(mask, decay, (~ended).to(reward.dtype))
-        rest = _after_termination(batch) if "next_value" in batch else torch.zeros_like(reward)
+        known = self.baseline is not None or "next_value" in batch
+        rest = _after_termination(batch) if known else torch.zeros_like(reward)
         step = reward + self.gamma * torch.where(cut, rest, 0)
         returns = reverse_scan(torch.where(mask, step, 0), decay)
         advantage = returns - batch.value.detach() if self.baseline else returns
@@ -93,5 +94,5 @@ def _after_termination(batch: Batch) -> Tensor:
 
 def _followed(mask: Tensor, ended: Tensor) -> Tensor:
     """[N, T] bool: whether a later masked decision exists before an episode ends outside the mask."""
-    reaches = reverse_scan(mask.double(), (~mask & ~ended).double()) > 0
+    reaches = reverse_scan(mask.float(), (~mask & ~ended).float()) > 0
     return torch.cat([reaches[:, 1:], torch.zeros_like(mask[:, :1])], 1)

@@ -59,4 +59,5 @@ def collect(plan: Plan, failures: Sequence[Failure], command: str) -> Results:
     """Read what the cells left behind; unfinished ones count as the failures that they are."""
     finished = [cell for cell in plan.cells if (cell.folder / "result.json").exists()]
     runs = tuple(read_run(Path(cell.folder)) for cell in finished)
-    return Results(runs, tuple(failures), plan.skipped, command)
+    order = tuple((cell.method, cell.domain, cell.task) for cell in plan.cells)
+    return Results(runs, tuple(failures), plan.skipped, command, order)

@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution, version
+from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 from packaging.requirements import Requirement
@@ -37,11 +38,18 @@ def extras() -> dict[str, list[Package]]:
 
 def pip_command(extra: str) -> str:
     """The command that installs an extra, into an editable checkout if that is what runs."""
-    origin = json.loads(distribution(DISTRIBUTION).read_text("direct_url.json") or "{}")
-    if origin.get("dir_info", {}).get("editable"):
-        folder = unquote(urlparse(origin["url"]).path)
-        return f"pip install -e '{folder}[{extra}]'"
-    return f"pip install '{DISTRIBUTION}[{extra}]'"
+    folder = _checkout()
+    return f"pip install -e '{folder}[{extra}]'" if folder else f"pip install '{DISTRIBUTION}[{extra}]'"
+
+
+def _checkout() -> str | None:
+    """The folder of an editable installation."""
+    installed = distribution(DISTRIBUTION)
+    beside = Path(str(installed.locate_file("pyproject.toml")))  # started inside the checkout itself
+    if beside.is_file():
+        return str(beside.parent.resolve())
+    origin = json.loads(installed.read_text("direct_url.json") or "{}")
+    return unquote(urlparse(origin["url"]).path) if origin.get("dir_info", {}).get("editable") else None
 
 
 def hint_for(module: str) -> str | None:

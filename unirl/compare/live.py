@@ -31,7 +31,8 @@ class LiveCells:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._bars.stop()
+        if self._console.is_terminal:
+            self._bars.stop()
 
     def started(self, cell: Cell) -> None:
         """A cell begins: show its bar."""
@@ -54,10 +55,9 @@ class LiveCells:
     def failed(self, cell: Cell, failure: Failure) -> None:
         """A cell failed: its last words and where to read the rest."""
         lines = [line for line in failure.log.splitlines()[:-1] if line.strip()] or [failure.log]
-        self._ended(
-            cell,
-            f"[red]failed[/]  {escape(cell.title)}   {escape(lines[-1].strip())}   [dim]{cell.folder / 'log.txt'}[/]",
-        )
+        reason = escape(lines[-1].strip().removeprefix("unirl: "))
+        log = escape(str(cell.folder / "log.txt"))
+        self._ended(cell, f"[red]failed[/]  {escape(cell.title)}   {reason}   [dim]{log}[/]")
 
     def _ended(self, cell: Cell, line: str) -> None:
         self._bars.remove_task(self._running.pop(cell))

@@ -108,22 +108,29 @@ class Failure:
 
 @dataclass(frozen=True)
 class Results:
-    """All that a report shows."""
+    """All that a report shows. `order`: (method, domain, task) as they are to be listed; others follow."""
 
     runs: tuple[Run, ...]
     failures: tuple[Failure, ...] = ()
     skipped: tuple[str, ...] = ()
     command: str = ""
+    order: tuple[tuple[str, str, str], ...] = ()
 
     @property
     def methods(self) -> list[str]:
-        """Methods in the order in which they first occur."""
-        return _in_order([*(r.method for r in self.runs), *(f.method for f in self.failures)])
+        """Methods, each once."""
+        return _in_order(method for method, _, _ in self._cells())
 
     @property
     def tasks(self) -> list[tuple[str, str]]:
-        """(domain, task) in the order in which they first occur."""
-        return _in_order([*((r.domain, r.task) for r in self.runs), *((f.domain, f.task) for f in self.failures)])
+        """(domain, task), each once."""
+        return _in_order((domain, task) for _, domain, task in self._cells())
+
+    def _cells(self) -> Iterator[tuple[str, str, str]]:
+        """(method, domain, task) of everything that was tried."""
+        tried = [(found.method, found.domain, found.task) for found in (*self.runs, *self.failures)]
+        yield from (cell for cell in self.order if cell in tried)
+        yield from tried
 
     def of(self, method: str, task: str) -> list[Run]:
         """The runs of one method on one task."""

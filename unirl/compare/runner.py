@@ -149,17 +149,19 @@ def _stop(workers: Sequence[_Worker]) -> None:
 
 @contextmanager
 def _termination_interrupts() -> Iterator[None]:
-    """Treat SIGTERM like Ctrl-C, so that a stopped comparison leaves no process behind."""
+    """Treat SIGTERM and a closed terminal like Ctrl-C, so that a stopped comparison leaves no process behind."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     try:
-        before = signal.signal(signal.SIGTERM, interrupt)
+        before = {number: signal.signal(number, interrupt) for number in numbers}
     except ValueError:  # not in the main thread: signals are our caller's business
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -10,6 +10,7 @@ from unirl.errors import UserError
 from unirl.registry import part_class
 
 SLOTS = {  # key of a method's configuration -> kind of part
+    "source": "source",
     "rewards": "reward",
     "advantage": "advantage",
     "selection": "selection",
@@ -18,7 +19,7 @@ SLOTS = {  # key of a method's configuration -> kind of part
     "regularizers": "regularizer",
     "reduce": "reduce",
 }
-DEFAULT_REDUCE = "token_mean"
+DEFAULTS = {"source": "online", "reduce": "token_mean"}  # where a method does not say
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,12 @@ def used_parts(method: Mapping[str, Any]) -> list[UsedPart]:
     """
     found = []
     for slot, kind in SLOTS.items():
-        for name, settings in part_entries(method.get(slot, DEFAULT_REDUCE if slot == "reduce" else None)):
+        for name, settings in part_entries(method.get(slot) or DEFAULTS.get(slot)):
             found.append(_used(kind, name, {k: v for k, v in settings.items() if k != "coef"}))
             if slot == "regularizers":
                 found.append(_coefficient(settings.get("coef", 1.0)))
+    for name, settings in part_entries((method.get("update") or {}).get("gradient")):
+        found.append(_used("gradient", name, settings))
     return found
 
 

@@ -7,4 +7,5 @@ kind `coefficient`.
 import unirl.regularizers.behavior
 import unirl.regularizers.coefficients
 import unirl.regularizers.entropy
-import unirl.regularizers.kl  # noqa: F401
+import unirl.regularizers.kl
+import unirl.regularizers.tsallis  # noqa: F401

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from unirl.batch import Batch
 from unirl.errors import UserError, unknown
-from unirl.reduce.masked import masked_mean, row_sums
+from unirl.reduce.masked import row_sums
 from unirl.registry import register
 from unirl.regularizers.kl import estimate
 
@@ -33,7 +33,7 @@ class Coefficient:
         return []
 
     def loss(self, batch: Batch) -> Tensor | None:
-        """The dual loss of a scored batch, a scalar, or None where nothing is learned."""
+        """The dual loss of a scored batch per decision, [N, T], or None where nothing is learned."""
         return None
 
     def update(self, batch: Batch) -> None:
@@ -117,7 +117,7 @@ class Mirror(Coefficient):
 class Auto(Coefficient):
     r"""A temperature learned by dual ascent so that the policy's entropy stays near a target.
 
-    .. math:: L(\alpha) = -\log\alpha \cdot \mathrm{mean}\,\mathrm{sg}\big(\log\pi(a_\theta|s) + \bar H\big)
+    .. math:: L_t(\alpha) = -\log\alpha \cdot \mathrm{sg}\big(\log\pi(a_\theta|s_t) + \bar H\big)
 
     alpha rises where the entropy -log pi is below the target. The parameter is log alpha.
 
@@ -128,7 +128,7 @@ class Auto(Coefficient):
     variant: "released" is the loss above, used in most implementations; "paper" has alpha in place of log alpha,
         whose gradient in log alpha is alpha times as large.
 
-    The loss is the mean over the masked decisions of the batch it is given. Raises `UserError` for a non-positive
+    The loss is per decision, [N, T], not reduced. Raises `UserError` for a non-positive
     start, unknown options, and for a loss without any target. Source: SAC [189] (Haarnoja et al. 2018).
     """
 
@@ -168,11 +168,11 @@ class Auto(Coefficient):
             self.target = float(target_entropy)
 
     def loss(self, batch: Batch) -> Tensor:
-        """The dual loss, a scalar whose only gradient is that of log alpha."""
+        """The dual loss per decision, [N, T]; its only gradient is that of log alpha."""
         if self.target is None:
             raise UserError("coefficient 'auto': no entropy target; give target in nats per decision")
         logp: Tensor = batch.sample_logp if self.estimator == "sample" else -batch.entropy
-        surplus = masked_mean(logp.detach() + self.target, batch.mask)
+        surplus = logp.detach() + self.target
         return -(self.log_alpha if self.variant == "released" else self.log_alpha.exp()) * surplus
 
     def state_dict(self) -> dict[str, Any]:

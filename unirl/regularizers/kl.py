@@ -42,9 +42,10 @@ class KL:
     ========= ============== ====================== ==============================================================
 
     `weighted=True` multiplies these by the importance ratio e^{log pi - log pi_old}, gradient included: for decisions
-    sampled from the old policy, value (k1, k3) and gradient are then unbiased for KL(pi || anchor). Two estimators
-    need no recorded decision: "exact" is the closed form per state, "reparameterized" is log pi(a_theta) - log
-    anchor(a_theta) of a fresh action, differentiable through the action in both terms (off-policy MDPO).
+    sampled from the old policy, k1 and k3 are then unbiased for KL(pi || anchor) in value and gradient (k2 in
+    neither). Two estimators need no recorded decision: "exact" is the closed form per state, "reparameterized" is
+    log pi(a_theta) - log anchor(a_theta) of a fresh action, differentiable through the action in both terms
+    (off-policy MDPO).
 
     `to`: the anchor's name. Reads `logp` and `anchor_logp.<to>` (and `old_logp` if weighted), or `anchor_kl.<to>`,
     or `sample_logp` and `sample_anchor_logp.<to>`; gives [N, T]. Densities may make d any number; k3 grows as e^-d.

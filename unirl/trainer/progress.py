@@ -91,7 +91,8 @@ class RichProgress:
 
     def close(self) -> None:
         """Give the terminal back; also after an interruption. May be called twice."""
-        self._bar.stop()
+        if self._task is not None:
+            self._bar.stop()
 
     def _line(self, text: str) -> None:
         self._console.print(text, highlight=False, soft_wrap=True)

@@ -167,11 +167,19 @@ class _Recorded:
 
 @register("source", "offline")
 class Offline(_Recorded):
-    """Recorded decisions or demonstrations, `batch` rows at a time."""
+    """Recorded decisions or demonstrations, `batch` rows at a time.
+
+    `data`: how the method wants them presented, e.g. `{normalize_observation: true}` (TD3+BC); the task's own options
+    go before.
+    """
+
+    def __init__(self, batch: int = 256, data: Mapping[str, Any] | None = None) -> None:
+        super().__init__(batch)
+        self._options = dict(data or {})
 
     def start(self, domain: Domain, seed: int) -> None:
         """Open the task's dataset."""
-        self._data = domain.dataset()
+        self._data = domain.dataset(self._options)
 
 
 @register("source", "preference")
@@ -187,11 +195,13 @@ class Preference(_Recorded):
 class Hybrid:
     """Replay and recorded data in every batch: `fraction` of the rows are recorded (their `source` is 2)."""
 
-    def __init__(self, fraction: float = 0.5, batch: int = 256, **replay: Any) -> None:
+    def __init__(
+        self, fraction: float = 0.5, batch: int = 256, data: Mapping[str, Any] | None = None, **replay: Any
+    ) -> None:
         if not 0 < fraction < 1:
             raise UserError(f"source.fraction is {fraction}; it lies between 0 and 1")
         recorded = round(batch * fraction)
-        self._offline = Offline(recorded)
+        self._offline = Offline(recorded, data)
         self._replay = ReplaySource(batch - recorded, **replay)
 
     @property

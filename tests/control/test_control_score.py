@@ -1,0 +1,186 @@
+"""What `score` adds, field by field."""
+
+import pytest
+import torch
+from control_worlds import CLOCK, SMALL
+from torch.testing import assert_close
+
+from unirl.control import ControlDomain
+from unirl.domain import DETACHED, DIFFERENTIABLE, QSpec, Requirements
+
+ANCHORS = frozenset({"ref", "prev"})
+
+
+def domain_of(requirements: Requirements, env: str = "unirl-test/Clock-v0", policy: str = "auto") -> ControlDomain:
+    domain = ControlDomain(
+        {"env": env}, {**SMALL, "policy": policy}, normalize_observation=False, normalize_reward=False
+    )
+    domain.build(requirements)
+    return domain
+
+
+def both_critics(env: str = "unirl-test/Clock-v0", policy: str = "auto") -> ControlDomain:
+    return domain_of(Requirements(value=True, q=QSpec(heads=3), anchors=ANCHORS), env, policy)
+
+
+def perturb(module: torch.nn.Module) -> None:
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+
+
+def test_next_value_bootstraps_at_truncations_and_not_at_terminations():
+    # life 3 of at most 5: terminations at decisions 2 and 5 in the middle of the row
+    domain = domain_of(Requirements(value=True))
+    batch = domain.score(domain.rollout(7, unit="segment"), {"value", "next_value"})
+    expected = domain.value(batch.inputs["next_observation"]).detach()
+    expected[0, [2, 5]] = 0.0
+    assert_close(batch.next_value, expected)
+    inside = [0, 1, 3, 4]
+    assert_close(batch.next_value[0, inside], batch.value[0, [1, 2, 4, 5]])
+
+    long = ControlDomain({**CLOCK, "env_kwargs": {"life": 99}}, SMALL, normalize_observation=False)
+    long.build(Requirements(value=True))
+    batch = long.score(long.rollout(7, unit="segment"), {"next_value"})
+    assert batch.truncated[0, 4]
+    assert_close(batch.next_value, long.value(batch.inputs["next_observation"]).detach())
+    assert batch.next_value[0, 4] != 0
+
+
+@pytest.mark.parametrize(
+    ("env", "policy"),
+    [("Hopper-v5", kind) for kind in ("gaussian", "bounded_gaussian", "tanh_gaussian", "deterministic")]
+    + [("CartPole-v1", "categorical")],
+)
+def test_every_field_has_its_shape_and_its_gradient(env, policy):
+    domain = both_critics(env, policy)
+    perturb(domain.policy)
+    batch = domain.score(domain.rollout(6, unit="segment"), DETACHED | DIFFERENTIABLE)
+    for name in DETACHED | DIFFERENTIABLE:
+        leaves = dict(getattr(batch, name)) if "anchor" in name else {"": getattr(batch, name)}
+        assert "anchor" not in name or set(leaves) == ANCHORS
+        for leaf in leaves.values():
+            heads = (3,) if name in ("q", "q_data", "next_q", "target_q_data") else ()
+            tail = (3,) if name == "policy_action" and policy != "categorical" else ()
+            assert leaf.shape == (*heads, 1, 6, *tail), name
+            constant = {"deterministic": {"entropy", "sample_logp"}, "categorical": {"policy_action"}}.get(
+                policy, set()
+            )
+            assert leaf.requires_grad == (name in DIFFERENTIABLE - constant), name
+
+
+def test_logp_is_exact_for_saturated_actions_because_raw_values_are_kept():
+    domain = domain_of(Requirements(q=QSpec()), "Hopper-v5")
+    with torch.no_grad():
+        domain.policy.network[-1].bias[:3] = 12.0  # tanh(12) is 1 in float32
+    batch = domain.score(domain.rollout(4, unit="segment"), {"old_logp"})
+    assert (batch.inputs["action"] == 1).any()
+    assert_close(batch.old_logp, batch.behavior_logp)
+
+
+def test_entropy_without_closed_form_belongs_to_the_action_that_q_judges():
+    domain = domain_of(Requirements(q=QSpec()))
+    batch = domain.score(domain.rollout(8, unit="segment"), {"entropy", "sample_logp", "q"})
+    assert torch.equal(batch.entropy, -batch.sample_logp)
+    batch.q.sum().backward()
+    assert all(parameter.grad is None for parameter in domain.q.parameters())
+    assert any(parameter.grad.abs().sum() > 0 for parameter in domain.policy.parameters())
+
+
+def test_q_data_trains_the_critic_and_not_the_target():
+    domain = domain_of(Requirements(q=QSpec()))
+    perturb(domain.q)
+    batch = domain.score(domain.rollout(8, unit="segment"), {"q_data", "target_q_data"})
+    assert not torch.equal(batch.q_data, batch.target_q_data)
+    batch.q_data.sum().backward()
+    assert all(parameter.grad is not None for parameter in domain.q.parameters())
+    assert not any(parameter.requires_grad for parameter in domain.target_q.parameters())
+
+
+def test_next_q_of_a_deterministic_policy_is_the_target_critic_of_its_action():
+    domain = domain_of(Requirements(q=QSpec(), policy="deterministic"))
+    perturb(domain.target_q)
+    batch = domain.score(domain.rollout(4, unit="segment"), {"next_q"})
+    following = batch.inputs["next_observation"]
+    action = domain.policy(following).mean
+    assert_close(batch.next_q, domain.target_q(torch.cat([following, action], -1)).detach())
+
+
+def test_target_action_smoothing_is_clipped_twice():
+    # noise of deviation 100 clipped to 0.25 around an action of 0.9: 0.65 or, beyond the bound, 1
+    spec = QSpec(smoothing_std=100.0, smoothing_clip=0.25, target_policy=True)
+    domain = domain_of(Requirements(q=spec, policy="deterministic"))
+    with torch.no_grad():
+        for policy, action in ((domain.policy, 0.0), (domain.target_policy, 0.9)):
+            policy.network[-1].weight.zero_()
+            policy.network[-1].bias.fill_(torch.atanh(torch.tensor(action)))
+    seen = []
+    domain.target_q.register_forward_pre_hook(lambda module, args: seen.append(args[0][..., -1]))
+    domain.score(domain.rollout(100, unit="segment"), {"next_q"})
+    action = seen[0].ravel()
+    near = [value.item() for value in action if abs(value - 0.65) > 1e-5 and abs(value - 1.0) > 1e-5]
+    assert len(near) < 5  # a draw within the clip is rare at this deviation
+    assert {round(value.item(), 4) for value in action} >= {0.65, 1.0}
+
+
+def test_critics_see_unbounded_actions_as_the_environment_receives_them():
+    domain = domain_of(Requirements(q=QSpec(), policy="gaussian"))
+    batch = domain.rollout(3, unit="segment")
+    outside = batch.replace(inputs={"action": torch.full((1, 3, 1), 7.0)})
+    at_bound = batch.replace(inputs={"action": torch.ones(1, 3, 1)})
+    assert torch.equal(domain.score(outside, {"q_data"}).q_data, domain.score(at_bound, {"q_data"}).q_data)
+    assert not torch.equal(domain.score(outside, {"logp"}).logp, domain.score(at_bound, {"logp"}).logp)
+
+
+def test_anchors_are_asked_for_by_name_and_do_not_follow_the_policy():
+    domain = domain_of(Requirements(anchors=ANCHORS))
+    batch = domain.rollout(5, unit="segment")
+    before = domain.score(batch, {"old_logp", "anchor_logp.ref"})
+    assert_close(before.anchor_logp["ref"], before.old_logp)
+    assert "anchor_logp.prev" not in before
+    perturb(domain.policy)
+    domain.copy_policy("prev")
+    after = domain.score(batch, {"old_logp", "anchor_logp", "anchor_kl.ref", "anchor_kl.prev"})
+    assert_close(after.anchor_logp["ref"], before.anchor_logp["ref"])
+    assert_close(after.anchor_logp["prev"], after.old_logp)
+    assert (after.anchor_kl["ref"] > 0.001).all()
+    assert_close(after.anchor_kl["prev"], torch.zeros(1, 5), atol=1e-6, rtol=0)
+
+
+def test_the_anchors_judge_the_same_fresh_action_as_the_policy():
+    domain = domain_of(Requirements(q=QSpec(), anchors=ANCHORS))
+    batch = domain.score(domain.rollout(5, unit="segment"), {"sample_logp", "sample_anchor_logp.prev"})
+    assert_close(batch.sample_anchor_logp["prev"], batch.sample_logp)
+
+
+def test_choices_are_judged_in_expectation():
+    domain = both_critics("CartPole-v1")
+    perturb(domain.policy)
+    batch = domain.rollout(5, unit="segment")
+    batch = domain.score(
+        batch, {"q", "q_data", "next_q", "next_logp", "sample_logp", "sample_anchor_logp.ref", "anchor_kl.ref"}
+    )
+    observation, following = batch.inputs["observation"], batch.inputs["next_observation"]
+    policy, values = domain.policy(observation), domain.q(observation)
+    assert_close(batch.q, (values * policy.probs).sum(-1))
+    action = batch.inputs["action"]
+    assert_close(batch.q_data, torch.where(action == 1, values[..., 1], values[..., 0]))
+    assert_close(batch.next_q, (domain.target_q(following) * domain.policy(following).probs).sum(-1).detach())
+    assert_close(batch.next_logp, -domain.policy(following).entropy().detach())
+    assert_close(batch.sample_logp - batch.sample_anchor_logp["ref"], batch.anchor_kl["ref"])
+
+
+@pytest.mark.parametrize(
+    ("need", "message"),
+    [
+        ({"q"}, r"did not require the action-value critic \(q\)"),
+        ({"value"}, "state-value critic"),
+        ({"anchor_logp.ref"}, "anchor 'ref' was not built"),
+        ({"advantage"}, "cannot score 'advantage'"),
+    ],
+)
+def test_fields_that_were_not_required_are_refused(need, message):
+    domain = domain_of(Requirements())
+    with pytest.raises(ValueError, match=message):
+        domain.score(domain.rollout(2, unit="segment"), need)

@@ -1,0 +1,182 @@
+"""Mirror descent policy optimisation [64]: the catalogue's numbers, by optimising the parts to convergence."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from helpers import rows
+from torch import Tensor, tensor
+from torch.distributions import Normal
+from torch.testing import assert_close
+
+from unirl import Batch, make
+
+
+def exact(values: object) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+OLD, ADVANTAGE = exact([0.5, 0.3, 0.2]), exact([1.0, 0.0, -1.0])
+BEST = exact([0.784399, 0.173139, 0.042463])  # old * exp(A), normalised
+BEST_VALUE = 0.5496905827600  # log sum_a old e^A
+TOTAL = make("reduce", "sequence_sum")
+
+
+def minimise(loss: Callable[[], Tensor], parameters: list[Tensor]) -> None:
+    optimizer = torch.optim.LBFGS(
+        parameters, max_iter=500, tolerance_grad=1e-13, tolerance_change=1e-16, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        value = loss()
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+
+
+def on_policy(logp: Tensor, ref: Tensor | None = None) -> Batch:
+    """One row per action, weighted by the old policy's probability: reductions with divisor 1 are expectations."""
+    anchors = {"prev": OLD.log()} if ref is None else {"prev": OLD.log(), "ref": ref.log()}
+    divergences = {name: (logp.exp() * (logp - anchor)).sum().expand(3, 1) for name, anchor in anchors.items()}
+    return rows(
+        logp=logp[:, None],
+        old_logp=OLD.log()[:, None],
+        advantage=ADVANTAGE[:, None],
+        anchor_kl=divergences,
+        weight=OLD[:, None],
+        divisor=exact(1.0),
+        mask=torch.ones(3, 1, dtype=torch.bool),
+    )
+
+
+def on_policy_loss(logp: Tensor, strength: float) -> Tensor:
+    batch = on_policy(logp)
+    kl = make("regularizer", "kl", to="prev", estimator="exact")
+    return TOTAL(make("objective", "mdpo")(batch) + strength * kl(batch), batch)
+
+
+def test_surrogate_kl_and_objective_of_a_candidate():
+    batch = on_policy(exact([0.6, 0.25, 0.15]).log())
+    assert_close(-TOTAL(make("objective", "mdpo")(batch), batch).item(), 0.45)
+    kl = make("regularizer", "kl", to="prev", estimator="exact")(batch)
+    assert_close(TOTAL(kl, batch).item(), 0.0206602340, atol=5e-11, rtol=0)
+    assert_close(-on_policy_loss(batch.logp[:, 0], 1 / 0.5).item(), 0.40867954, atol=1e-8, rtol=0)
+
+
+def test_converges_to_the_exact_mirror_step():
+    logits = OLD.log().clone().requires_grad_()
+    minimise(lambda: on_policy_loss(logits.log_softmax(0), 1.0), [logits])
+    assert_close(logits.softmax(0).detach(), BEST, atol=6e-7, rtol=0)
+    assert_close(-on_policy_loss(logits.log_softmax(0), 1.0).item(), BEST_VALUE, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.5, 0.9])
+def test_the_mirror_coefficient_scales_the_step(progress):
+    # pi_k exp(t A) with t = 1 - progress
+    logits = OLD.log().clone().requires_grad_()
+    strength = make("coefficient", "mirror").value(progress)
+    minimise(lambda: on_policy_loss(logits.log_softmax(0), strength), [logits])
+    expected = (OLD.log() + (1 - progress) * ADVANTAGE).softmax(0)
+    assert_close(logits.softmax(0).detach(), expected, atol=1e-8, rtol=0)
+
+
+def test_two_references_give_their_geometric_mixture():
+    # weights w1 = .6 on the old policy and w2 = .9 on a second one
+    ref, (w1, w2) = exact([0.2, 0.2, 0.6]), (0.6, 0.9)
+    logits = OLD.log().clone().requires_grad_()
+
+    def loss() -> Tensor:
+        batch = on_policy(logits.log_softmax(0), ref)
+        prev, other = (make("regularizer", "kl", to=to, estimator="exact")(batch) for to in ("prev", "ref"))
+        return TOTAL(make("objective", "mdpo")(batch) + w1 * prev + w2 * other, batch)
+
+    minimise(loss, [logits])
+    expected = ((w1 * OLD.log() + w2 * ref.log() + ADVANTAGE) / (w1 + w2)).softmax(0)
+    assert_close(logits.softmax(0).detach(), expected, atol=1e-8, rtol=0)
+
+
+def test_sampled_kl_with_importance_ratios_has_the_same_optimum():
+    logits = OLD.log().clone().requires_grad_()
+    kl = make("regularizer", "kl", to="prev", estimator="k3", weighted=True)
+
+    def loss() -> Tensor:
+        batch = on_policy(logits.log_softmax(0)).replace(anchor_logp={"prev": OLD.log()[:, None]})
+        return TOTAL(make("objective", "mdpo")(batch) + kl(batch), batch)
+
+    minimise(loss, [logits])
+    assert_close(logits.softmax(0).detach(), BEST, atol=6e-7, rtol=0)
+
+
+def test_first_gradient_is_the_policy_gradient_whatever_the_coefficient():
+    logits = OLD.log().clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(on_policy_loss(logits.log_softmax(0), 7.0), logits)
+    # -E[A grad log pi]: for a softmax -pi (A - E A), E A = .5 - .2 = .3
+    assert_close(gradient, -OLD * (ADVANTAGE - 0.3))
+
+
+NODES, WEIGHTS = (exact(v.tolist()) for v in np.polynomial.hermite_e.hermegauss(40))
+
+
+def gaussian_loss(mean: Tensor, log_std: Tensor, c: float, lam: float) -> Tensor:
+    """The off-policy loss for Q = -(a - 1)^2 and pi_k = N(0, 1), the expectation over the noise by quadrature."""
+    action = mean + log_std.exp() * NODES
+    batch = rows(
+        q=-(action - 1).square()[:, None],
+        sample_logp=Normal(mean, log_std.exp()).log_prob(action)[:, None],
+        sample_anchor_logp={"prev": Normal(0.0, 1.0).log_prob(action)[:, None]},
+        weight=(WEIGHTS / WEIGHTS.sum())[:, None],
+        divisor=exact(1.0),
+    )
+    kl = make("regularizer", "kl", to="prev", estimator="reparameterized")
+    entropy = make("regularizer", "entropy", estimator="sample")
+    loss = make("objective", "value_gradient")(batch) + (c - lam) * kl(batch) + lam * entropy(batch)
+    return TOTAL(loss, batch)
+
+
+@pytest.mark.parametrize(
+    ("lam", "mean", "variance"),
+    [(0.0, 2 / 3, 1 / 3), (0.2, 0.7142857, 0.3571429), (1.0, 1.0, 0.5)],  # the last is SAC
+)
+def test_off_policy_optimum_of_a_gaussian(lam, mean, variance):
+    mu, log_std = exact(0.0).requires_grad_(), exact(0.0).requires_grad_()
+    minimise(lambda: gaussian_loss(mu, log_std, 1.0, lam), [mu, log_std])
+    assert_close(mu.item(), mean, atol=6e-8, rtol=0)
+    assert_close((2 * log_std).exp().item(), variance, atol=6e-8, rtol=0)
+
+
+def test_off_policy_loss_with_lambda_c_is_the_sac_actor_loss():
+    mu, log_std = exact(0.3), exact(-0.2)
+    action = mu + log_std.exp() * NODES
+    sac = (WEIGHTS / WEIGHTS.sum() * (Normal(mu, log_std.exp()).log_prob(action) + (action - 1).square())).sum()
+    assert_close(gaussian_loss(mu, log_std, 1.0, 1.0), sac)
+
+
+def test_step_size_of_the_paper_and_of_the_released_code():
+    # K = 10: the paper has t = 1 - k/K, the code 1 - (k - 1)/K with k from 0: 1 + 1/K first
+    paper = make("coefficient", "mirror")
+    released = make("coefficient", "mirror", variant="released", iterations=10)
+    for k in range(10):
+        assert_close(1 / paper.value(k / 10), 1 - k / 10)
+        assert_close(1 / released.value(k / 10), 1 - (k - 1) / 10)
+    assert math.isfinite(paper.value(1.0))
+
+
+def test_off_policy_critics():
+    # Q: r + gamma (1 - d) V_targ; V: min(Q1, Q2) - lambda log pi, both with half the squared error
+    q = make("critic", "q", bootstrap="value", half=True)
+    transition = rows(reward=[[1.0]], terminated=[[False]], next_value=[[2.0]], q_data=[[[1.0]], [[3.0]]])
+    assert_close(q.loss(transition).item(), 0.5 * (1.98**2 + 0.02**2))  # y = 2.98
+    v = make("critic", "v", target="soft_q", half=True)
+    state = rows(q=[[[4.0]], [[3.0]]], sample_logp=[[-1.0]], value_pred=[[1.0]], temperature=exact(0.2))
+    assert_close(v.target(state).item(), 3.2)
+    assert_close(v.loss(state).item(), 0.5 * 2.2**2)
+
+
+def test_value_target_has_one_number_per_decision():
+    # the released code broadcasts [B] log-probabilities against [B, 1] critics into [B, B]
+    state = rows(q=torch.zeros(2, 5, 1), sample_logp=torch.zeros(5, 1), temperature=tensor(0.2))
+    assert make("critic", "v", target="soft_q").target(state).shape == (5, 1)

@@ -91,8 +91,8 @@ def rollout_segments(domain: "ControlDomain", options: PreferenceOptions) -> Bat
 def cut(batch: Batch, length: int) -> Batch:
     """Cut whole episodes [N, T] into rows of min(length, T) decisions.
 
-    `score` becomes the sum of raw rewards within a row. Rows without decisions are dropped. Two rows are in one `group` where their episodes were and they start at the same
-    decision.
+    `score` becomes the sum of raw rewards within a row. Rows without decisions are dropped. Two rows are in one `group`
+    where their episodes were and they start at the same decision.
     """
     length = min(length, batch.mask.shape[1])
     pieces = -(-batch.mask.shape[1] // length)

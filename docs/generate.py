@@ -236,7 +236,9 @@ def methods_index() -> str:
 
 def parts_index() -> str:
     """The page that lists all kinds of parts."""
-    text = "Every part is made by `make(kind, name, **hyper_parameters)` and named in a method's file. `unirl parts KIND`"
+    text = (
+        "Every part is made by `make(kind, name, **hyper_parameters)` and named in a method's file. `unirl parts KIND`"
+    )
     rows = [f"| [{kind}]({kind}.md) | {len(names(kind))} | {KINDS.get(kind, '')} |" for kind in kinds()]
     return "\n".join([f"# Parts\n\n{text} prints them.\n", "| kind | parts | |", "|---|---|---|", *rows, ""])
 

@@ -12,10 +12,9 @@ def on_config(config: Any) -> Any:
     return config
 
 
-def _expanded(entry: dict[str, str]) -> dict[str, Any]:
+def _expanded(entry: dict[str, Any]) -> dict[str, Any]:
     ((title, page),) = entry.items()
-    folder = DOCS / page
-    if not folder.is_dir():
+    if not isinstance(page, str) or not (DOCS / page).is_dir():
         return entry
-    pages = sorted(path.stem for path in folder.glob("*.md") if path.stem != "index")
+    pages = sorted(path.stem for path in (DOCS / page).glob("*.md") if path.stem != "index")
     return {title: [f"{page}/index.md", *({name: f"{page}/{name}.md"} for name in pages)]}

@@ -79,26 +79,28 @@ def encode_responses(
     drop or insert thoughts), or the tokenizer merges across the border, the response is encoded apart instead.
     """
     eos = _eos(tokenizer)
-    apart = [i for i, prompt in enumerate(prompts) if isinstance(prompt, str)]
-    ids: list[list[int]] = [[] for _ in prompts]
-    for i, row in zip(apart, _encode(tokenizer, [plain(responses[i]) for i in apart], special=False), strict=True):
-        ids[i] = [*row, eos]
-    for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-        if not isinstance(prompt, str):
-            ids[i] = _until_last(eos, _response_in_dialogue(tokenizer, prompt, response))
-    return ids
+    split = [_split(tokenizer, prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
+    whole = _encode(tokenizer, [before + after for before, after in split], special=False)
+    befores = _encode(tokenizer, [before for before, _ in split], special=False)
+    alone = _encode(tokenizer, [after for _, after in split], special=False)
+    ids = [
+        row[len(start) :] if row[: len(start)] == start else after
+        for row, start, after in zip(whole, befores, alone, strict=True)
+    ]
+    return [
+        [*row, eos] if isinstance(prompt, str) else _until_last(eos, row)
+        for prompt, row in zip(prompts, ids, strict=True)
+    ]
 
 
-def _response_in_dialogue(tokenizer: "PreTrainedTokenizerBase", prompt: Sequence[Message], response: Text) -> list[int]:
+def _split(tokenizer: "PreTrainedTokenizerBase", prompt: Text, response: Text) -> tuple[str, str]:
+    """The text to encode before the response, and the response's; nothing before it where it is encoded apart."""
+    if isinstance(prompt, str):
+        return "", plain(response)
     answer = [{"role": "assistant", "content": response}] if isinstance(response, str) else response
     before = _template(tokenizer, prompt, add_generation_prompt=True)
     whole = _template(tokenizer, [*prompt, *answer], add_generation_prompt=False)
-    if not whole.startswith(before):
-        return _encode(tokenizer, [plain(response)], special=False)[0]
-    before_ids, whole_ids = _encode(tokenizer, [before, whole], special=False)
-    if whole_ids[: len(before_ids)] == before_ids:
-        return whole_ids[len(before_ids) :]
-    return _encode(tokenizer, [whole[len(before) :]], special=False)[0]
+    return (before, whole[len(before) :]) if whole.startswith(before) else ("", plain(response))
 
 
 def _template(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], add_generation_prompt: bool) -> str:

@@ -33,6 +33,7 @@ class LanguageDomain:
 
     `task`, `model`: the sections of the configuration. `token_budget`: tokens (prompt, response and padding) per
     forward pass. `generation_rows`: responses sampled at once. `demonstrations`: how many of the task's are loaded.
+    `evaluate_sampled`: whether evaluation draws its responses, as training does, or takes the likeliest tokens.
     `target_entropy`: default floor for an automatic entropy coefficient, in nats per token (0.2 is the target of
     Skywork-OR1, He et al. 2025). Every draw comes from generators seeded by `seed`.
     """
@@ -48,9 +49,13 @@ class LanguageDomain:
         generation_rows: int = 512,
         demonstrations: int = 2048,
         target_entropy: float = 0.2,
+        evaluate_sampled: bool = True,
     ) -> None:
         if temperature <= 0:
-            raise UserError(f"domain.temperature is {temperature}; it must be above 0 (evaluation is greedy anyway)")
+            raise UserError(
+                f"domain.temperature is {temperature}; it must be above 0 (evaluate_sampled=false is greedy)"
+            )
+        self._evaluate_sampled = evaluate_sampled
         self.settings = model_settings(model)
         self.seed, self.device, self.temperature = seed, device, temperature
         self.token_budget, self.generation_rows, self.demonstrations = token_budget, generation_rows, demonstrations
@@ -149,7 +154,9 @@ class LanguageDomain:
     def dataset(self, options: Mapping[str, Any]) -> Dataset:
         """The task's demonstrations, scored by its verifier; text takes no presentation options."""
         if options:
-            raise UserError(f"source.data ({', '.join(options)}) is for control; demonstrations in text take no options")
+            raise UserError(
+                f"source.data ({', '.join(options)}) is for control; demonstrations in text take no options"
+            )
         return demonstrations(self.task, self.tokenizer, self.demonstrations, self.seed, self.device)
 
     def preferences(self) -> Dataset:
@@ -170,10 +177,11 @@ class LanguageDomain:
         """Pieces of at most `token_budget` tokens; see `unirl.llm.microbatch.microbatches`."""
         return microbatches(batch, self.token_budget)
 
-    def evaluate(self, episodes: int, *, sampled: bool = False) -> dict[str, float]:
-        """Mean score, length and components of greedy responses to the first `episodes` held-out prompts.
+    def evaluate(self, episodes: int, *, sampled: bool | None = None) -> dict[str, float]:
+        """Mean score, length and components of one response to each of the first `episodes` held-out prompts.
 
-        `sampled` adds the mean `sampled` score of one drawn response each. Training's generators are not touched.
+        Responses are drawn at `temperature`, with the same seed every time (`sampled`), or greedy; None takes
+        `evaluate_sampled`. Training's generators are not touched.
         A task without a verifier is scored on its held-out pairs: how often the log-probability of the chosen response
         has risen more since the start than that of the rejected one (`score`, 1/2 at the start), and by how much
         (`margin`).
@@ -182,15 +190,12 @@ class LanguageDomain:
             return self._evaluate_pairs(episodes)
         prompts = self.task.held_out(episodes)
         generator = torch.Generator(self.device).manual_seed(EVALUATION_SEED)
-        responses, _, _ = self._respond(prompts, 1, generator, greedy=True)
+        greedy = not (self._evaluate_sampled if sampled is None else sampled)
+        responses, _, _ = self._respond(prompts, 1, generator, greedy=greedy)
         rewards = judge(self.task, self.tokenizer, prompts, responses.tokens, responses.mask)
         found = {name: float(values.mean()) for name, values in rewards.items()}
         found["length"] = float(responses.mask.sum(1).float().mean())
         found["truncated"] = float((~responses.ended).float().mean())
-        if sampled:
-            drawn, _, _ = self._respond(prompts, 1, generator)
-            again = judge(self.task, self.tokenizer, prompts, drawn.tokens, drawn.mask)
-            found["sampled"] = float(again["score"].mean())
         return found
 
     def state_dict(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Precedence, weakest first: the domain's defaults for the method's kind of source
 `per_domain` section, the task's `overrides`, the command line.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
@@ -48,6 +49,8 @@ def compose(overrides: Sequence[str]) -> dict[str, Any]:
         _fill_budget(config, groups)
     for key, value, adds in values:
         _apply(config, key, value, adds)
+    if config.evaluation_episodes is None:
+        config.evaluation_episodes = config.domain.get("evaluation_episodes", 10)
     if config.out is None:
         config.out = f"out/{config.method.name}/{config.task.name.replace('/', '-')}/seed_{config.seed}"
     return _plain(config)
@@ -71,6 +74,11 @@ def group_config(group: str, name: str) -> dict[str, Any]:
         return {"name": path.stem, **_read_yaml(path, group)}
     if name not in choices(group):
         raise unknown(group, name, choices(group), see="unirl methods" if group == "method" else "")
+    return copy.deepcopy(_shipped(group, name))
+
+
+@cache
+def _shipped(group: str, name: str) -> dict[str, Any]:
     try:
         with initialize_config_module("unirl.configs", version_base="1.3"):
             node = hydra_compose(f"{group}/{name}")

@@ -62,10 +62,17 @@ def load(folder: Path | str) -> Trainer:
     return trainer
 
 
-def evaluate(folder: Path | str, *, episodes: int = 20, sampled: bool = False, video: Path | None = None) -> dict[str, Any]:
-    """Evaluate a run's newest checkpoint with fixed seeds; `video` films one episode where the domain can."""
-    domain: Any = load(folder).domain
-    result: dict[str, Any] = domain.evaluate(episodes, sampled=sampled)
+def evaluate(
+    folder: Path | str, *, episodes: int | None = None, sampled: bool | None = None, video: Path | None = None
+) -> dict[str, Any]:
+    """Evaluate a run's newest checkpoint with fixed seeds; `video` films one episode where the domain can.
+
+    `episodes` (or prompts) and whether decisions are `sampled` default to what the run's own evaluations used.
+    """
+    trainer = load(folder)
+    domain: Any = trainer.domain
+    how = {} if sampled is None else {"sampled": sampled}
+    result: dict[str, Any] = domain.evaluate(episodes or trainer.schedule.evaluation_episodes, **how)
     if video is not None:
         if not hasattr(domain, "record_video"):
             raise UserError(f"domain '{domain.info.name}' has no pictures to film")
@@ -135,7 +142,7 @@ def _make_domain(config: Mapping[str, Any]) -> Domain:
     return domain
 
 
-_NOT_OPTIONS = ("_target_", "name", "by_source", "default_task", "default_model")
+_NOT_OPTIONS = ("_target_", "name", "by_source", "default_task", "default_model", "evaluation_episodes")
 
 
 def _import_plugin(module: str) -> None:
@@ -192,6 +199,7 @@ def _result(trainer: Trainer, config: Mapping[str, Any]) -> dict[str, Any]:
         "score_best": max(trainer.scores),
         "steps": trainer.iteration,
         "samples": samples,
+        "sample_unit": trainer.domain.info.sample_unit,
         "seconds": round(seconds, 3),
         "samples_per_second": round(samples / max(seconds, 1e-9), 1),
         "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),

@@ -63,9 +63,10 @@ class ChatPreferences:
         return training, [problem for problem in problems if is_held_out(problem.key)]
 
     def _records(self) -> Iterable[Any]:
-        if self.reader == "jsonl" and not names_a_file(str(self.path)):
-            return make("pair_reader", "hub", id=self.path, **self.columns)()
-        return make("pair_reader", self.reader, path=self.path, **self.columns)()
+        hub = self.reader == "jsonl" and not names_a_file(str(self.path))
+        source = {"id": self.path} if hub else {"path": self.path}
+        records: Iterable[Any] = make("pair_reader", "hub" if hub else self.reader, **source, **self.columns)()
+        return records
 
     def _problem(self, record: Any, number: int, ids: dict[str, int]) -> Problem:
         where = f"{self.path} pair {number}"

@@ -5,7 +5,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 import transformers
 from filelock import FileLock
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3ForCausalLM
+from transformers.utils import logging
 
 from unirl.llm.tasks import make_task
 from unirl.llm.tasks.task import make_problems
@@ -55,7 +57,8 @@ def tiny_model(
         with FileLock(folder.with_suffix(".lock")):
             if not folder.is_dir():
                 _make(folder, task_config, architecture, settings, seed, progress)
-    return Qwen3ForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    with _no_progress_bars():
+        return Qwen3ForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
 
 
 def cache_folder() -> Path:
@@ -78,7 +81,8 @@ def _make(
     pretrain(model, make_task(task_config, tokenizer, seed), settings, seed, progress)
     unfinished = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     try:
-        model.save_pretrained(unfinished)
+        with _no_progress_bars():
+            model.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
         unfinished.replace(folder)
     finally:
@@ -103,3 +107,15 @@ def _content(value: Any) -> Any:
     if isinstance(value, str) and Path(value).is_file():
         return hashlib.sha256(Path(value).read_bytes()).hexdigest()
     return dict(value) if isinstance(value, Mapping) else value
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Files this small need no bars."""
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()

@@ -111,7 +111,7 @@ def pretrain(
     """
     if settings.steps == 0:
         return
-    ids, targets, lengths = _tensors(task.demonstrations(settings.examples), int(model.config.pad_token_id))
+    ids, targets, lengths = _tensors(task.demonstrations(settings.examples), model.config.pad_token_id or 0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
     model.train()
     with _one_thread():

@@ -217,13 +217,16 @@ def test_statistics_of_a_dataset_are_used_in_roll_outs_and_evaluation():
     assert_close(seen, torch.tensor([-0.5, 0.0, 0.5]))
 
 
-@pytest.mark.parametrize(
-    "path", sorted(str(p.name) for p in (files("unirl.configs") / "task").iterdir() if p.name.endswith(".yaml"))
-)
-def test_control_tasks_name_environments_that_exist(path):
-    task = yaml.safe_load((files("unirl.configs") / "task" / path).read_text())
-    if task["domain"] != "control":
-        pytest.skip("a task of another domain")
+def control_tasks() -> list:
+    files_of_tasks = sorted(
+        (p for p in (files("unirl.configs") / "task").iterdir() if p.name.endswith(".yaml")), key=str
+    )
+    tasks = [(path.name, yaml.safe_load(path.read_text())) for path in files_of_tasks]
+    return [pytest.param(task, id=name) for name, task in tasks if task["domain"] == "control"]
+
+
+@pytest.mark.parametrize("task", control_tasks())
+def test_control_tasks_name_environments_that_exist(task):
     domain = ControlDomain(task, SMALL)
     assert domain.rollout(2, unit="segment").mask.shape == (1, 2)
     assert {"online", "replay", "offline", "preference"} <= set(task["budget"])

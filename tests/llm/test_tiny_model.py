@@ -190,9 +190,10 @@ def test_pretraining_teaches_one_digit_addition():
     tokenizer = character_tokenizer("0123456789+=")
     task = make_task(config, tokenizer, 0)
     model = new_model(Architecture(layers=1, hidden=64, heads=2, intermediate=128), tokenizer, seed=0)
-    pretrain(model, task, Pretraining(steps=600, batch=32, lr=5e-3, examples=512), seed=0)
     prompts = list({prompt.text: prompt for prompt in task.prompts(300)}.values())
-    assert np.mean(greedy_scores(model, tokenizer, task, prompts)) > 0.9
+    assert np.mean(greedy_scores(model, tokenizer, task, prompts)) < 0.1
+    pretrain(model, task, Pretraining(steps=400, batch=32, lr=5e-3, examples=512), seed=0)
+    assert np.mean(greedy_scores(model, tokenizer, task, prompts)) > 0.5
 
 
 def greedy_scores(model, tokenizer, task, prompts):

@@ -18,15 +18,17 @@ unirl eval out/ppo/hopper/seed_0 --video hopper.mp4
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("folder", type=Path, metavar="RUN", help="a run folder")
-    parser.add_argument("--episodes", type=int, default=20, help="episodes or prompts (default 20)")
-    parser.add_argument("--sampled", action="store_true", help="sample actions instead of taking the most likely one")
+    parser.add_argument("--episodes", type=int, help="episodes or prompts (default: as in training)")
+    decisions = parser.add_mutually_exclusive_group()
+    decisions.add_argument("--sampled", action="store_const", const=True, help="sample decisions")
+    decisions.add_argument("--greedy", dest="sampled", action="store_const", const=False, help="take the likeliest ones")
     parser.add_argument("--video", type=Path, metavar="FILE.mp4", help="film one episode, where the domain can")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the metrics of the evaluation."""
-    if arguments.episodes < 1:
+    if arguments.episodes is not None and arguments.episodes < 1:
         raise UserError(f"--episodes {arguments.episodes}: at least 1 is needed")
     result = evaluate(arguments.folder, episodes=arguments.episodes, sampled=arguments.sampled, video=arguments.video)
     if arguments.json:

@@ -128,7 +128,8 @@ class Results:
 
     def _cells(self) -> Iterator[tuple[str, str, str]]:
         """(method, domain, task) of everything that was tried."""
-        tried = [(found.method, found.domain, found.task) for found in (*self.runs, *self.failures)]
+        tried = [(run.method, run.domain, run.task) for run in self.runs]
+        tried += [(failure.method, failure.domain, failure.task) for failure in self.failures]
         yield from (cell for cell in self.order if cell in tried)
         yield from tried
 

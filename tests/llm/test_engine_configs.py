@@ -1,0 +1,27 @@
+"""The language domain's configuration files."""
+
+import inspect
+
+import pytest
+
+from unirl.config import choices, compose, group_config
+from unirl.llm import LanguageDomain
+from unirl.llm.models import model_settings
+
+
+@pytest.mark.parametrize("name", choices("model"))
+def test_every_model_file_is_read_without_complaint(name: str) -> None:
+    model_settings(group_config("model", name))
+
+
+def test_the_tiny_model_and_addition_are_the_defaults_of_the_language_domain() -> None:
+    config = compose(["domain=llm", "method=grpo"])
+    assert (config["task"]["name"], config["model"]["name"]) == ("addition", "tiny")
+    assert config["method"]["source"]["rows"] % config["method"]["source"]["group_size"] == 0
+
+
+def test_the_domain_files_values_are_the_constructors_defaults() -> None:
+    defaults = {name: p.default for name, p in inspect.signature(LanguageDomain).parameters.items()}
+    stated = {key: value for key, value in group_config("domain", "llm").items() if key in defaults}
+    assert {"temperature", "token_budget", "generation_rows", "demonstrations", "target_entropy"} <= set(stated)
+    assert stated == {key: defaults[key] for key in stated}

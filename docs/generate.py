@@ -206,6 +206,8 @@ def _signature(kind: str, name: str, cls: type) -> str:
 
 
 def _default(value: object) -> str:
+    if isinstance(value, str):
+        return f'"{value}"'
     return "..." if "factory" in repr(value) else repr(value)
 
 

@@ -17,4 +17,4 @@ def _expanded(entry: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(page, str) or not (DOCS / page).is_dir():
         return entry
     pages = sorted(path.stem for path in (DOCS / page).glob("*.md") if path.stem != "index")
-    return {title: [f"{page}/index.md", *({name: f"{page}/{name}.md"} for name in pages)]}
+    return {title: [{"Overview": f"{page}/index.md"}, *({name: f"{page}/{name}.md"} for name in pages)]}

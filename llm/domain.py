@@ -83,9 +83,7 @@ class LanguageDomain:
         if requirements.policy not in (None, "categorical"):
             raise UserError(f"the method needs a {requirements.policy} policy; a language model's is categorical")
         if requirements.value:
-            self.value_head = value_head(plain(self.policy))
-            if self.settings.critic == "separate":
-                self._variants.add_critic()
+            self._add_critic()
         for anchor in sorted(requirements.anchors):
             self.copy_policy(anchor)
         if not self.task.has_reward:
@@ -219,18 +217,30 @@ class LanguageDomain:
         self._groups = int(state["groups"])
         self.task.load_state_dict(state["task"])
 
+    def _add_critic(self) -> None:
+        self.value_head = value_head(plain(self.policy))
+        if self.settings.critic == "shared":
+            return
+        if self.settings.lora is not None and self.settings.gradient_checkpointing:
+            raise UserError(  # layers would be recomputed under whichever adapter was switched on last
+                "model.critic=separate with LoRA does not go with model.gradient_checkpointing; set model.critic=shared"
+            )
+        self._variants.add_critic()
+
     def _prepare_pair_evaluation(self) -> None:
         """Remember the starting policy's log-probabilities of held-out pairs."""
         held_out = recorded_pairs(self.task, self.tokenizer, self.device, held_out=True)
-        if held_out is not None:
-            self._held_out_pairs = self.score(held_out[: 2 * HELD_OUT_PAIRS], {"old_logp"})
+        if held_out is None:
+            raise UserError(
+                "the task cannot be evaluated: it has neither a verifier, nor task.reward, nor held-out pairs"
+            )
+        self._held_out_pairs = self.score(held_out[: 2 * HELD_OUT_PAIRS], {"old_logp"})
 
     def _evaluate_pairs(self, episodes: int) -> dict[str, float]:
         held_out = self._held_out_pairs
         assert held_out is not None
-        chosen = held_out[: 2 * episodes]
-        now = self.score(chosen.replace(old_logp=None), {"old_logp"}).old_logp
-        risen = (now - chosen.old_logp).sum(1).reshape(-1, 2)
+        now = self.score(held_out, {"old_logp"}).old_logp  # all of them: cut into the same pieces as at the start
+        risen = (now - held_out.old_logp).sum(1).reshape(-1, 2)[:episodes]
         margin = risen[:, 0] - risen[:, 1]
         return {"score": float(((margin.sign() + 1) / 2).mean()), "margin": float(margin.mean())}
 

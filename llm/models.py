@@ -65,11 +65,6 @@ class ModelSettings:
             raise unknown("model.dtype", self.dtype, DTYPES)
         if self.critic not in CRITICS:
             raise unknown("model.critic", self.critic, CRITICS)
-        if self.lora is not None and self.critic == "separate" and self.gradient_checkpointing:
-            raise UserError(
-                "model.critic=separate with LoRA cannot be recomputed in the backward pass; "
-                "set model.critic=shared or model.gradient_checkpointing=false"
-            )
 
 
 def model_settings(model: Mapping[str, Any]) -> ModelSettings:
@@ -100,7 +95,7 @@ def load(
         with _without_progress_bars():
             network, tokenizer = _tiny(task, model, settings)
     else:
-        network, tokenizer = _read(settings.path, settings)
+        network, tokenizer = _read(str(Path(settings.path).expanduser()), settings)
     check_vocabulary(network, tokenizer)
     nn.Module.to(network, device)
     network.eval()
@@ -215,6 +210,8 @@ def _read(path: str, settings: ModelSettings) -> tuple[PreTrainedModel, PreTrain
     folder = Path(path).is_dir()
     if folder and not (Path(path) / "config.json").is_file():
         raise UserError(f"'{path}' is not a model folder: it has no config.json")
+    if not folder and path.startswith(("/", ".")):
+        raise UserError(f"there is no model folder '{path}'")
     try:
         return _from_pretrained(path, settings, local_files_only=True)
     except UserError:

@@ -139,10 +139,10 @@ class ByModel:
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", as_model(self.model, "annotator 'by_model'"))
 
-    @torch.no_grad()
     def __call__(self, batch: Batch, pairs: Tensor) -> Tensor:
         """Probabilities [P]."""
-        return torch.sigmoid(self.model.logit(batch, pairs))
+        with torch.no_grad():
+            return torch.sigmoid(self.model.logit(batch, pairs))
 
 
 def as_annotator(value: Any) -> Annotator:

@@ -99,9 +99,9 @@ class ByRewardModel:
             raise UserError("reward 'reward_model': a pairwise model gives no scalar; use annotator 'by_model'")
         object.__setattr__(self, "model", made)
 
-    @torch.no_grad()
     def __call__(self, batch: Batch) -> Batch:
         """The batch with `score`, and `reward` where asked."""
-        rewards: Tensor = self.model.rewards(batch)
+        with torch.no_grad():
+            rewards: Tensor = self.model.rewards(batch)
         filled = batch.replace(score=rewards.sum(-1))
         return filled.replace(reward=rewards) if self.per_decision else filled

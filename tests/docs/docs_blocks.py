@@ -6,7 +6,6 @@ them carried out, `<!-- example only -->` leaves the block alone.
 """
 
 import importlib
-import inspect
 import re
 import shlex
 import sys
@@ -68,16 +67,10 @@ def check_command(arguments: list[str]) -> None:
 
 
 def _check_collect(arguments: list[str]) -> None:
-    from unirl.config import group_config
-    from unirl.control.data.collect import collect
+    from unirl.config import compose
+    from unirl.control.data.command import OWN
 
-    known = inspect.signature(collect).parameters
-    for text in arguments:
-        key, _, value = text.partition("=")
-        if key == "task":
-            group_config("task", value)
-        elif key not in known:
-            raise ValueError(f"unirl collect: unknown key {key}")
+    compose(["domain=control", *(text for text in arguments if text.partition("=")[0] not in OWN)])
 
 
 def follow(page: Path) -> None:

@@ -129,10 +129,12 @@ def test_an_opponents_rows_are_the_last_of_each_group(make_domain: Any) -> None:
 def test_evaluation_is_fixed_and_disturbs_nothing(make_domain: Any) -> None:
     domain, twin = make_domain(seed=4), make_domain(seed=4)
     domain.rollout(8), twin.rollout(8)
-    first = domain.evaluate(6, sampled=True)
-    assert first == domain.evaluate(6, sampled=True)
-    assert set(first) == {"score", "length", "truncated"}
+    drawn, greedy = domain.evaluate(16), domain.evaluate(16, sampled=False)
+    assert drawn == domain.evaluate(16, sampled=True) and greedy == domain.evaluate(16, sampled=False)
+    assert set(drawn) == {"score", "length", "truncated"} and drawn != greedy
     assert equal(domain.rollout(8), twin.rollout(8))
+    domain.temperature = 1e-6  # drawing is then taking the likeliest
+    assert domain.evaluate(16) == greedy
 
 
 def test_the_state_continues_bit_for_bit(make_domain: Any) -> None:
@@ -235,7 +237,7 @@ def test_a_task_without_a_verifier_is_evaluated_on_held_out_pairs(
     answers = lambda task, held_out=False: [(p, [2, EOS], [3, 3, EOS]) for p in task.held_out(4)]  # noqa: E731
     monkeypatch.setattr(ToyTask, "pairs", answers)
     domain = make_domain()
-    assert domain.evaluate(4) == {"score": 0.5, "margin": 0.0}
+    assert domain.evaluate(4) == domain.evaluate(2) == {"score": 0.5, "margin": 0.0}
     assert domain.preferences().sample(3).pair_label.tolist() == [1.0, 1.0, 1.0]
     rows = domain.preferences().rows
     logp = domain.score(rows, {"logp"}).logp.sum(1)
@@ -246,6 +248,9 @@ def test_a_task_without_a_verifier_is_evaluated_on_held_out_pairs(
     better = domain.evaluate(4)
     assert better["score"] == 1.0 and better["margin"] > 0
     assert "score" not in domain.rollout(4)
+    monkeypatch.setattr(ToyTask, "pairs", lambda task, held_out=False: None)
+    with pytest.raises(UserError, match="cannot be evaluated"):
+        make_domain()
 
 
 @pytest.mark.parametrize(
@@ -262,5 +267,7 @@ def test_a_task_without_a_verifier_is_evaluated_on_held_out_pairs(
 def test_mistakes_are_named(make_domain: Any, call: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         call(make_domain())
+    with pytest.raises(UserError, match="does not go with"):
+        make_domain(Requirements(value=True), model={"lora": {}, "critic": "separate", "gradient_checkpointing": True})
     with pytest.raises(UserError, match="temperature is 0"):
         make_domain(temperature=0)

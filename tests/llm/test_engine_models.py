@@ -68,7 +68,7 @@ def test_mistakes_end_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "unknown key of model 'pathh'": {"path": "x", "pathh": 1},
         "unknown key of model.lora 'rang'": {"path": "x", "lora": {"rang": 8}},
         "dropout must be 0": {"path": "x", "lora": {"dropout": 0.1}},
-        "cannot be recomputed": {"path": "x", "lora": {}, "critic": "separate", "gradient_checkpointing": True},
+        "there is no model folder '/no/where'": {"path": "/no/where"},
     }
     for message, section in wrong.items():
         with pytest.raises(UserError, match=message) as caught:

@@ -76,7 +76,7 @@ def test_inpo_by_hand():
     batch = made.with_divisors(made.prepare(rolled_out(logp)))
     assert batch.pairs.tolist() == [[0, 1], [3, 2]]
     made.losses(batch.replace(logp=logp), ["policy"])["policy"].backward()
-    half = 133.3333 / 2
+    half = 6.0 / 2
     assert_close(logp.grad[:, 0], tensor([-half, half, half - 1 / 6, 1 / 6 - half]), rtol=1e-5, atol=1e-4)
 
 

@@ -87,6 +87,7 @@ def test_probabilities_of_a_pair_and_its_reverse_add_up_to_one(name):
     pairs = tensor([[0, 1], [2, 5]])
     taste = make("annotator", "by_model", model=model)
     assert_close(taste(batch, pairs) + taste(batch, pairs.flip(-1)), torch.ones(2))
+    assert not taste(batch, pairs).requires_grad
 
 
 def test_bradley_terry_learns_the_returns_of_segments():

@@ -34,13 +34,11 @@ test-slow: $(READY)  ## Learning tests with several seeds
 
 check: $(READY)  ## Quick checks while editing: linters and the hand-computed numbers
 	$(BIN)/ruff check .
-	$(BIN)/lint-imports
 	$(BIN)/pytest -m "not slow" tests/numbers tests/parts tests/core
 
-lint: $(READY) types  ## Style, types, import rules
+lint: $(READY) types  ## Style and types (the import rule is a test)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/lint-imports
 
 types: $(READY)  ## mypy on an installed copy (checkers do not follow the package-dir mapping)
 	@rm -rf build/types

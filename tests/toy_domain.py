@@ -39,9 +39,7 @@ class ToyDomain:
     def parameters(self, role: str) -> list[nn.Parameter]:
         return {"policy": list(self.policy.parameters()), "value": [self.value], "q": [self.critic]}.get(role, [])
 
-    def rollout(
-        self, n: int, *, group_size: int = 1, unit: str = "episode", opponent: Opponent | None = None
-    ) -> Batch:
+    def rollout(self, n: int, *, group_size: int = 1, unit: str = "episode", opponent: Opponent | None = None) -> Batch:
         with torch.no_grad():
             noise = torch.randn(n, 1, generator=self.generator)
             action = self.policy.mean + self.policy.log_std.exp() * noise

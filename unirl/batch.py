@@ -220,10 +220,10 @@ class Batch:
         for name, value in self._rows.items():
             shape = FIELDS[name][0]
             if isinstance(value, TensorDictBase):
-                picked[name] = {k: pick(v, name != "context" and v.dim() >= 2) for k, v in value.items()}
+                picked[name] = {k: pick(v, name != "context" and v.dim() >= 2) for k, v in _leaves(value)}
             elif shape == HEADS and value.dim() == 3:
                 picked[name] = value[row, :, column].unsqueeze(-1).movedim(1, 0)
-            else:
+            elif isinstance(value, Tensor):
                 picked[name] = pick(value, shape != ROW)
         beside = {k: v for k, v in self._beside.items() if FIELDS[k][0] == WHOLE}
         return Batch(**picked, **beside)
@@ -235,7 +235,7 @@ class Batch:
         context = max(_context_width(b._rows) for b in batches)
         common = set.intersection(*(set(b) for b in batches))
         shared = [b._rows.select(*sorted(n for n in common if n not in b._beside)) for b in batches]
-        rows = torch.cat([_padded(r, decisions, context) for r in shared])
+        rows: Any = torch.cat([_padded(r, decisions, context) for r in shared])  # type: ignore[arg-type]
         beside = {k: v for k, v in batches[0]._beside.items() if k in common and FIELDS[k][0] == WHOLE}
         if "pairs" in common:
             starts = torch.tensor([0] + [len(b) for b in batches[:-1]]).cumsum(0)
@@ -261,7 +261,8 @@ class Batch:
     @property
     def device(self) -> torch.device:
         """Where the rows are."""
-        return next(iter(self._rows.values(True, True))).device
+        leaf: Tensor = next(iter(self._rows.values(True, True)))
+        return leaf.device
 
 
 class Anchors(Mapping[str, Tensor]):
@@ -271,7 +272,7 @@ class Anchors(Mapping[str, Tensor]):
         self._field, self._values = field, values
 
     def __getitem__(self, name: str) -> Tensor:
-        value = self._values.get(name, None)
+        value: Tensor | None = self._values.get(name, None)
         if value is None:
             raise MissingFieldError(f"{self._field}.{name}")
         return value
@@ -285,6 +286,11 @@ class Anchors(Mapping[str, Tensor]):
 
 def _row_first(shape: str, value: Any) -> Any:
     return value.movedim(0, 1) if shape == HEADS and value.dim() == 3 else value
+
+
+def _leaves(nested: TensorDictBase) -> list[tuple[str, Tensor]]:
+    """Names and tensors of a nested field."""
+    return [(str(name), leaf) for name, leaf in nested.items() if isinstance(leaf, Tensor)]
 
 
 def _row_count(rows: dict[str, Any]) -> int:
@@ -306,9 +312,9 @@ def _padded(rows: TensorDictBase, decisions: int, context: int) -> TensorDictBas
         shape = FIELDS[name][0]
         if isinstance(value, TensorDictBase):
             left = name == "context"
-            leaves = {k: _pad(v, 1, context if left else decisions, left) for k, v in value.items()}
+            leaves = {k: _pad(v, 1, context if left else decisions, left) for k, v in _leaves(value)}
             padded.set(name, TensorDict(leaves, value.batch_size))
-        elif shape != ROW:
+        elif shape != ROW and isinstance(value, Tensor):
             padded.set(name, _pad(value, 2 if shape == HEADS and value.dim() == 3 else 1, decisions, left=False))
     return padded
 

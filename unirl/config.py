@@ -38,7 +38,8 @@ def compose(overrides: Sequence[str]) -> dict[str, Any]:
     domain_name = chosen.get("domain") or (task or {}).get("domain") or _first_domain(groups["method"])
     groups["domain"] = group_config("domain", domain_name)
     groups["task"] = task or group_config("task", groups["domain"]["default_task"])
-    groups["model"] = group_config("model", chosen.get("model", groups["domain"]["default_model"]))
+    model = chosen.get("model") or groups["task"].get("default_model") or groups["domain"]["default_model"]
+    groups["model"] = group_config("model", model)
     if groups["task"].get("domain", domain_name) != groups["domain"]["name"]:
         raise UserError(
             f"task '{groups['task']['name']}' belongs to domain={groups['task']['domain']}, not to {domain_name}"

@@ -127,7 +127,7 @@ class Domain(Protocol):
         ...
 
     def copy_policy(self, anchor: str, decay: float = 0.0) -> None:
-        """anchor <- decay * anchor + (1 - decay) * policy."""
+        """Set anchor <- decay * anchor + (1 - decay) * policy."""
         ...
 
     def update_targets(self) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-
 LISTED = 30  # names that an error lists where none is near
 
 

@@ -13,8 +13,11 @@ from unirl.errors import UserError, unknown
 from unirl.registry import make
 
 KEYS = frozenset(
-    "name entry entries domains paper summary notes source rewards advantage selection objective regularizers critic reduce "
-    "anchors policy update per_domain".split()
+    {
+        *("name", "entry", "entries", "domains", "paper", "summary", "notes", "per_domain"),
+        *("source", "rewards", "advantage", "selection", "objective", "regularizers", "critic", "reduce"),
+        *("anchors", "policy", "update"),
+    }
 )
 
 
@@ -190,7 +193,7 @@ class Method:
             penalty = weighted if penalty is None else penalty + weighted
         if self.objective.level == "decision":
             return self._reduced(loss if penalty is None else loss + penalty, batch)
-        total = loss.sum() / batch.unit_divisor
+        total: Tensor = loss.sum() / batch.unit_divisor
         return total if penalty is None else total + self._reduced(penalty, batch)
 
     def _reduced(self, per_decision: Tensor, batch: Batch) -> Tensor:

@@ -24,9 +24,10 @@ def register(kind: str, name: str) -> Callable[[T], T]:
         if taken is not None and taken.__qualname__ != cls.__qualname__:
             raise ValueError(f"{kind} '{name}' is already {taken.__module__}.{taken.__qualname__}")
         for method in _METHODS_THAT_READ_A_BATCH:
-            function = inspect.unwrap(getattr(cls, method, None) or _absent)  # a parent's wrapper would name the parent
-            if function is not _absent and inspect.isfunction(function):
-                setattr(cls, method, _naming_the_reader(function, f"{kind} '{name}'"))
+            function = getattr(cls, method, None)
+            if inspect.isfunction(function):
+                own = getattr(function, "_without_name", function)  # an inherited wrapper would name the parent
+                setattr(cls, method, _naming_the_reader(own, f"{kind} '{name}'"))
         _PARTS[kind][name] = cls
         cls.registered_name = name  # type: ignore[attr-defined]
         cls.registered_kind = kind  # type: ignore[attr-defined]
@@ -89,10 +90,6 @@ def _load_all() -> None:
                 raise
 
 
-def _absent() -> None:
-    """Stands for a method that a part does not have."""
-
-
 def _first_line(cls: type) -> str:
     return (cls.__doc__ or "").strip().split("\n")[0]
 
@@ -107,4 +104,5 @@ def _naming_the_reader(function: Callable[..., Any], part: str) -> Callable[...,
         except MissingFieldError as error:
             raise error.wanted_by(part) from None
 
+    call._without_name = function  # type: ignore[attr-defined]
     return call

@@ -110,7 +110,7 @@ def build(config: Mapping[str, Any], progress: ProgressSink | None) -> Trainer:
     update_config = dict(method_config.get("update") or {})
     epochs, parts = int(update_config.pop("epochs", 1)), int(update_config.pop("minibatches", 1))
     parameters = {name: domain.parameters(name) or method.parameters(name) for name in method.losses_in_order}
-    budget = {key: config.get(key) for key in ("samples", "iterations")}
+    budget: dict[str, Any] = {key: config.get(key) for key in ("samples", "iterations")}
     counts = {key: int(config[key]) for key in ("evaluations", "evaluation_episodes", "checkpoints", "logs")}
     return Trainer(
         domain=domain,

@@ -18,8 +18,8 @@ unirl collect task=hopper out=sb3.hdf5 policy=agent.zip episodes=50 format=both 
 """
 OWN = ("out", "policy", "episodes", "steps", "format", "noise", "minari_id")
 WHAT = (
-    "task=NAME and out=FILE.hdf5; policy=random, a scripted expert, a run folder or a Stable-Baselines3 .zip (a pickle: "
-    f"loading it runs its code); episodes=N or steps=N; format={'|'.join(FORMATS)}; noise=STD; seed=N; minari_id=ID"
+    "task=NAME and out=FILE.hdf5; policy=random, a scripted expert, a run folder or a Stable-Baselines3 .zip "
+    f"(a pickle: loading it runs its code); episodes=N or steps=N; format={'|'.join(FORMATS)}; noise=STD; seed=N; minari_id=ID"
 )
 
 
@@ -38,17 +38,13 @@ def command(arguments: Sequence[str]) -> int:
     made = collect(config["task"], own.pop("out"), seed=int(config["seed"]), **own)
     score = "" if made.normalized_score is None else f", D4RL-normalised {made.normalized_score:.1f}"
     where = " and ".join(str(place) for place in (made.file, made.minari_id) if place is not None)
-    console().print(
-        f"{made.transitions:,} transitions, {made.episodes} episodes, mean return {made.return_mean:.1f}{score}: {where}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+    what = f"{made.transitions:,} transitions, {made.episodes} episodes, mean return {made.return_mean:.1f}{score}"
+    console().print(f"{what}: {where}", highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
 def _split(texts: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """This command's own keys, and the overrides of the configuration."""
+    """The command's own keys, and the overrides of the configuration."""
     own: dict[str, Any] = {}
     overrides: list[str] = []
     for text in texts:

@@ -43,6 +43,9 @@ class Pretraining:
     The learning rate rises linearly over `warmup` steps, then falls linearly to a tenth of `lr` at the last step.
     `examples` demonstrations are drawn once and gone through in random order, `steps` batches of `batch` in all: steps,
     not seconds, so that the result is the same on every run. `steps: 0` leaves the network at its random start.
+    `slips`: the share of demonstrations, drawn anew each time one is seen, in which one token is wrong. The model then
+    knows the task and still errs about that often when sampled: a mixed-quality start that leaves reinforcement both
+    signal and room, as D4RL's "medium" agents do in control.
     """
 
     steps: int = 600
@@ -51,8 +54,11 @@ class Pretraining:
     warmup: int = 50
     weight_decay: float = 0.01
     examples: int = 8192
+    slips: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.slips < 1:
+            raise UserError(f"task.pretrain.slips is {self.slips}; a share of demonstrations lies in [0, 1)")
         for name, least in (("steps", 0), ("batch", 1), ("warmup", 0), ("examples", 1)):
             _check_whole("task.pretrain", name, getattr(self, name), least)
         if not (self.lr > 0 and self.weight_decay >= 0):
@@ -113,13 +119,15 @@ def pretrain(
         return
     ids, targets, lengths = _tensors(task.demonstrations(settings.examples), model.config.pad_token_id or 0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+    generator = torch.Generator().manual_seed(seed)
     model.train()
     with _one_thread():
-        for step, rows in enumerate(_batches(len(ids), settings, seed)):
+        for step, rows in enumerate(_batches(len(ids), settings, generator)):
             for group in optimizer.param_groups:
                 group["lr"] = settings.rate(step)
             longest = int(lengths[rows].max())
-            _loss(model, ids[rows, :longest], targets[rows, :longest]).backward()
+            shown, wanted = _with_slips(ids[rows, :longest], targets[rows, :longest], settings.slips, generator)
+            _loss(model, shown, wanted).backward()
             optimizer.step()
             optimizer.zero_grad()
             if progress is not None:
@@ -135,6 +143,25 @@ def _loss(model: Qwen3ForCausalLM, ids: Tensor, targets: Tensor) -> Tensor:
     return cross_entropy(model.lm_head(hidden[trained]), after[trained])
 
 
+def _with_slips(ids: Tensor, targets: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """In a random `share` of the rows, one response token (never the last) replaced by another of the batch's."""
+    if share == 0:
+        return ids, targets
+    written = targets != IGNORED
+    written[torch.arange(len(ids)), written.cumsum(1).argmax(1)] = False  # the end is never a slip
+    chance = torch.rand(ids.shape, generator=generator).masked_fill(~written, -1.0)
+    chance, column = chance.max(1)
+    slips = (torch.rand(len(ids), generator=generator) < share) & (chance >= 0)
+    rows, column = slips.nonzero().squeeze(-1), column[slips]
+    vocabulary = targets[written].unique()
+    place = torch.searchsorted(vocabulary, targets[rows, column])
+    other = torch.randint(1, max(len(vocabulary), 2), (len(rows),), generator=generator)
+    wrong = vocabulary[(place + other) % len(vocabulary)]
+    ids, targets = ids.clone(), targets.clone()
+    ids[rows, column] = targets[rows, column] = wrong
+    return ids, targets
+
+
 def _tensors(demonstrations: Sequence[tuple[Any, list[int]]], pad: int) -> tuple[Tensor, Tensor, Tensor]:
     """Ids [N, L] and targets [N, L], padded on the right, and lengths [N]."""
     whole = [torch.tensor(prompt.token_ids + response) for prompt, response in demonstrations]
@@ -144,9 +171,8 @@ def _tensors(demonstrations: Sequence[tuple[Any, list[int]]], pad: int) -> tuple
     return ids, targets, torch.tensor([len(row) for row in whole])
 
 
-def _batches(count: int, settings: Pretraining, seed: int) -> Iterator[Tensor]:
+def _batches(count: int, settings: Pretraining, generator: torch.Generator) -> Iterator[Tensor]:
     """Row numbers of each step: random orders of all rows, one after the other."""
-    generator = torch.Generator().manual_seed(seed)
     order = torch.empty(0, dtype=torch.long)
     for _ in range(settings.steps):
         while len(order) < settings.batch:

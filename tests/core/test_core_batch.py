@@ -88,7 +88,9 @@ def test_cat_pads_decisions_right_and_context_left_and_renumbers_pairs():
         mask=torch.ones(1, 1, dtype=torch.bool), logp=torch.tensor([[7.0]]), context={"prompt": torch.tensor([[5, 6]])}
     )
     long = Batch(
-        mask=torch.ones(1, 2, dtype=torch.bool), logp=torch.tensor([[8.0, 9.0]]), context={"prompt": torch.tensor([[4]])}
+        mask=torch.ones(1, 2, dtype=torch.bool),
+        logp=torch.tensor([[8.0, 9.0]]),
+        context={"prompt": torch.tensor([[4]])},
     )
     joined = Batch.cat([short, long])
     assert joined.logp.tolist() == [[7.0, 0.0], [8.0, 9.0]]

@@ -74,6 +74,15 @@ def test_the_linear_schedule_ends_at_zero():
     assert weight.item() == 1.0
 
 
+def test_the_rate_rises_during_warm_up():
+    weight = nn.Parameter(torch.tensor([1.0]))
+    update = make_update({"name": "sgd", "lr": 0.1, "warmup": 0.5}, {"policy": [weight]})
+    update(quadratic(weight, {"policy": 0.0}), progress=0.249)  # half of the rate: 1 - 0.05 * 2
+    assert weight.item() == pytest.approx(0.9)
+    update(quadratic(weight, {"policy": 0.0}), progress=0.6)  # all of it: 0.9 - 0.1 * 1.8
+    assert weight.item() == pytest.approx(0.72)
+
+
 def bilinear(x, y):
     """min over x, max over y of x y: the losses are x y and -x y, each stepped on its own variable."""
 
@@ -137,7 +146,7 @@ def test_a_wrong_update_key_or_rate_is_one_clear_error():
     weight = [nn.Parameter(torch.zeros(1))]
     with pytest.raises(UserError, match=r"unknown update key 'clipnorm' \(did you mean clip_norm"):
         make_update({"clipnorm": 1.0}, {"policy": weight})
-    with pytest.raises(UserError, match="update.lr"):
+    with pytest.raises(UserError, match=r"update\.lr"):
         make_update({"lr": "fast"}, {"policy": weight})
-    with pytest.raises(UserError, match="update.name"):
+    with pytest.raises(UserError, match=r"update\.name"):
         make_update({"name": "adamm"}, {"policy": weight})

@@ -43,3 +43,27 @@ def test_a_name_cannot_be_taken_twice():
         @dataclass(frozen=True)
         class Other:
             """Another."""
+
+
+def test_registering_keeps_a_methods_own_decorators():
+    import torch
+
+    @register("test_kind", "frozen")
+    @dataclass(frozen=True)
+    class Frozen:
+        """Gives no gradients."""
+
+        @torch.no_grad()
+        def __call__(self, x):
+            return 2 * x
+
+    assert not make("test_kind", "frozen")(torch.ones(1, requires_grad=True)).requires_grad
+
+
+def test_an_inherited_method_names_the_part_that_inherits_it():
+    from helpers import rows
+
+    from unirl.batch import MissingFieldError
+
+    with pytest.raises(MissingFieldError, match="critic 'soft_q' needs"):
+        make("critic", "soft_q").loss(rows(reward=[[1.0]]))

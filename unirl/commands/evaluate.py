@@ -21,7 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--episodes", type=int, help="episodes or prompts (default: as in training)")
     decisions = parser.add_mutually_exclusive_group()
     decisions.add_argument("--sampled", action="store_const", const=True, help="sample decisions")
-    decisions.add_argument("--greedy", dest="sampled", action="store_const", const=False, help="take the likeliest ones")
+    decisions.add_argument(
+        "--greedy", dest="sampled", action="store_const", const=False, help="take the likeliest ones"
+    )
     parser.add_argument("--video", type=Path, metavar="FILE.mp4", help="film one episode, where the domain can")
     parser.add_argument("--json", action="store_true", help="print JSON")
 

@@ -12,8 +12,8 @@ from unirl.batch import Batch
 class PairDataset:
     """Rows and which of them were compared.
 
-    `rows`: N responses, trajectories or segments. `pairs` [P, 2]: (first row, second row). `labels` [P]: probability that
-    the first is preferred. `sample(n)` draws n pairs with replacement and returns a batch of just the rows they compare.
+    `rows`: N responses, trajectories or segments. `pairs` [P, 2]: (first row, second row). `labels` [P]: probability
+    that the first is preferred. `sample(n)` draws n pairs with replacement and gives a batch of just their rows.
     """
 
     def __init__(self, rows: Batch, pairs: Tensor, labels: Tensor, seed: int) -> None:

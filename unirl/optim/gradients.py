@@ -96,7 +96,9 @@ class ProjectConflicts:
 class Evolution:
     r"""Zeroth-order gradient from antithetic perturbations (Salimans et al. 2017).
 
-    .. math:: g = \frac{1}{2 \sigma n} \sum_{i=1}^{n} [L(\theta + \sigma \epsilon_i) - L(\theta - \sigma \epsilon_i)] \epsilon_i
+    .. math::
+        g = \frac{1}{2 \sigma n} \sum_{i=1}^{n}
+        [L(\theta + \sigma \epsilon_i) - L(\theta - \sigma \epsilon_i)] \epsilon_i
 
     `pairs` n, `sigma` the perturbation's standard deviation, `seed` of its generator. Only values are used, so the
     losses need no gradient.

@@ -42,6 +42,7 @@ class Update:
         every: Mapping[str, int] | None = None,
         clip_norm: float | None = None,
         schedule: str = "constant",
+        warmup: float = 0.0,
         gradient: Any = None,
         average: float | None = None,
     ) -> None:
@@ -51,6 +52,7 @@ class Update:
         self._every = dict(every or {})
         self._clip_norm = clip_norm
         self._schedule = SCHEDULES[schedule]
+        self._warmup = warmup
         self._gradient = gradient or Plain()
         self._average = WeightAverage(self._parameters.get("policy", []), average) if average is not None else None
         self._base_lr = {name: optimizer.param_groups[0]["lr"] for name, optimizer in self._optimizers.items()}
@@ -88,17 +90,21 @@ class Update:
         for name in names:
             self._optimizers[name].zero_grad(set_to_none=True)
         parameters = [parameter for name in names for parameter in self._parameters[name]]
-        rate = self._base_lr[names[0]] * self._schedule(progress)
-        values = self._gradient(closure, names, parameters, rate)
+        scale = self._rate_scale(progress)
+        values = self._gradient(closure, names, parameters, self._base_lr[names[0]] * scale)
         reported = {f"loss/{name}": value for name, value in values.items()}
         if self._clip_norm is not None:
             norm = nn.utils.clip_grad_norm_(parameters, self._clip_norm)
             reported["gradient_norm/" + "+".join(names)] = norm
         for name in names:
             for group in self._optimizers[name].param_groups:
-                group["lr"] = self._base_lr[name] * self._schedule(progress)
+                group["lr"] = self._base_lr[name] * scale
             self._optimizers[name].step()
         return reported
+
+    def _rate_scale(self, progress: float) -> float:
+        """The schedule after a linear rise: Adam's first steps are as large as its rate, whatever the gradient."""
+        return self._schedule(progress) * min(1.0, (progress + 1e-3) / self._warmup if self._warmup else 1.0)
 
     def state_dict(self) -> dict[str, Any]:
         """Optimizer moments, the number of steps, and what the gradient rule and the average keep."""
@@ -126,9 +132,10 @@ class Update:
 def make_update(config: Mapping[str, Any], parameters: Mapping[str, list[nn.Parameter]]) -> Update:
     """Build the update from a method's `update` section.
 
-    `name` (adam, adamw, sgd, rmsprop), `lr` (a number, or one per loss), `clip_norm`, `schedule`, `together`,
-    `actor_every`, `gradient` (a part of kind `gradient`), `average` (decay of averaged weights, used in evaluation),
-    and `eps`, `betas`, `weight_decay` for the optimizer. Raises `UserError` for anything else.
+    `name` (adam, adamw, sgd, rmsprop), `lr` (a number, or one per loss), `clip_norm`, `schedule`, `warmup` (the
+    fraction of training in which the rate rises to `lr`), `together`, `actor_every`, `gradient` (a part of kind
+    `gradient`), `average` (decay of averaged weights, used in evaluation), and `eps`, `betas`, `weight_decay`,
+    `momentum`, `alpha` for the optimizer. Raises `UserError` for anything else.
     """
     options = dict(config)
     name = options.pop("name", "adam")
@@ -138,11 +145,13 @@ def make_update(config: Mapping[str, Any], parameters: Mapping[str, list[nn.Para
     if schedule not in SCHEDULES:
         raise unknown("update.schedule", schedule, SCHEDULES)
     rates = options.pop("lr", 3e-4)
+    warmup = float(options.pop("warmup", 0.0))
     together, clip_norm = bool(options.pop("together", False)), options.pop("clip_norm", None)
     actor_every = int(options.pop("actor_every", 1))
     rule = options.pop("gradient", None)
     average = options.pop("average", None)
-    extra = {key: options.pop(key) for key in ("eps", "betas", "weight_decay", "momentum", "alpha") if key in options}
+    settings = ("eps", "betas", "weight_decay", "momentum", "alpha")
+    extra: dict[str, Any] = {key: options.pop(key) for key in settings if key in options}
     if options:
         raise unknown("update key", next(iter(options)), UPDATE_KEYS)
     optimizers = {
@@ -156,15 +165,16 @@ def make_update(config: Mapping[str, Any], parameters: Mapping[str, list[nn.Para
         every=every,
         clip_norm=clip_norm,
         schedule=schedule,
+        warmup=warmup,
         gradient=_gradient_rule(rule) if rule else None,
         average=average,
     )
 
 
 UPDATE_KEYS = (
-    "name", "lr", "schedule", "together", "clip_norm", "actor_every", "eps", "betas", "weight_decay", "momentum",
-    "alpha", "epochs", "minibatches", "gradient", "average",
-)  # fmt: skip
+    *("name", "lr", "schedule", "warmup", "together", "clip_norm", "actor_every", "gradient", "average"),
+    *("eps", "betas", "weight_decay", "momentum", "alpha", "epochs", "minibatches"),
+)
 
 
 def _gradient_rule(entry: Any) -> Any:
@@ -180,8 +190,8 @@ def _rate(rates: Any, loss: str) -> float:
 
 
 def _optimizer(name: str, parameters: list[nn.Parameter], lr: float, extra: dict[str, Any]) -> torch.optim.Optimizer:
-    fused = {"fused": True} if name in ("adam", "adamw", "sgd") else {}
+    options: dict[str, Any] = {"fused": True} if name in ("adam", "adamw", "sgd") else {}
     try:
-        return OPTIMIZERS[name](parameters, lr=lr, **fused, **extra)  # type: ignore[call-arg]
+        return OPTIMIZERS[name](parameters, lr=lr, **options, **extra)  # type: ignore[call-arg]
     except TypeError as error:
         raise UserError(f"method.update: {error}") from error

@@ -8,7 +8,7 @@ from unirl.batch import Batch
 
 @torch.no_grad()
 def policy_diagnostics(batch: Batch, clip: tuple[float, float] | None = None) -> dict[str, Tensor]:
-    """Entropy, KL(old to new) (k3 estimate on the recorded actions) and the share of clipped ratios, over masked decisions."""
+    """Entropy, KL(old to new) (k3 estimate on recorded actions) and the share of clipped ratios, over the mask."""
     mask = batch.mask
     found: dict[str, Tensor] = {}
     if "entropy" in batch:

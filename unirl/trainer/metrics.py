@@ -13,7 +13,7 @@ from unirl.errors import UserError
 
 
 class Means:
-    """Means of named scalars since the last `take`; tensors are kept as they are, so that nothing waits for a device."""
+    """Means of named scalars since the last `take`; tensors stay as they are, so that nothing waits for a device."""
 
     def __init__(self) -> None:
         self._values: dict[str, list[Any]] = {}

@@ -11,11 +11,14 @@ def minibatches(batch: Batch, *, by: str, parts: int, epochs: int, generator: to
     """`epochs` passes over the batch in a fresh random order, each cut into `parts` nearly equal pieces.
 
     `by="decision"`: decisions are shuffled apart from their rows (rows of one decision each come out); `"row"` and
-    `"pair"` keep rows or compared rows whole. One part needs no shuffling: the batch comes out as it is.
+    `"pair"` keep rows or compared rows whole. One part needs no shuffling: the batch comes out as it is. Nothing comes
+    out of a batch without rows or pairs (all of a group's scores may tie).
     """
     if by == "decision" and parts > 1:
         batch = batch.decisions()
     count = len(batch.pairs) if by == "pair" else len(batch)
+    if count == 0:
+        return
     for _ in range(epochs):
         if parts == 1:
             yield batch

@@ -1,6 +1,6 @@
 """Train every method of tests/both in both domains with several seeds; print and keep how far each rose.
 
-python benchmarks/both_domains.py [SEEDS]       writes docs/benchmarks/both_domains.json
+python benchmarks/both_domains.py [SEEDS [METHOD ...]]       writes docs/benchmarks/both_domains.json
 """
 
 import json
@@ -29,15 +29,18 @@ def train_one(cell: tuple[str, str, int]) -> dict[str, object]:
     return {"method": method, "domain": domain, "seed": seed, **{name: result[name] for name in kept}}
 
 
-def main(seeds: int) -> None:
+def main(seeds: int, methods: list[str]) -> None:
     """Run all cells, two at a time."""
-    cells = [(method, domain, seed) for seed in range(seeds) for method, domain in BUDGETS]
+    chosen = [key for key in BUDGETS if not methods or key[0] in methods or "/".join(key) in methods]
+    cells = [(method, domain, seed) for seed in range(seeds) for method, domain in chosen]
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         results = list(pool.map(train_one, cells))
     target = ROOT / "docs" / "benchmarks" / "both_domains.json"
     target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps(results, indent=1) + "\n")
-    for method, domain in BUDGETS:
+    before = json.loads(target.read_text()) if target.exists() else []
+    kept = [row for row in before if (row["method"], row["domain"]) not in chosen]
+    target.write_text(json.dumps([*kept, *results], indent=1) + "\n")
+    for method, domain in chosen:
         rows = [row for row in results if (row["method"], row["domain"]) == (method, domain)]
         rises = [row["score_end"] - row["score_start"] for row in rows]
         print(
@@ -48,4 +51,4 @@ def main(seeds: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 5)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 5, sys.argv[2:])

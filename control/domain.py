@@ -338,6 +338,20 @@ class ControlDomain:
                 self._normal[index] = self.observation_normalizer(self._envs.observation[index])
                 self._returns[:, index] = 0.0
 
+    def start_from(self, state: Mapping[str, Any]) -> None:
+        """Take over the policy and the observation statistics of another run; anchors and targets become copies.
+
+        Raises `UserError` where the run's policy has another shape.
+        """
+        try:
+            self.policy.load_state_dict(state["networks"]["policy"])
+        except (RuntimeError, KeyError) as error:
+            raise UserError("init: the run's policy has another shape; give it the same task and model") from error
+        self.observation_normalizer.load_state_dict(state["observation_normalizer"])
+        for copied in (*self.anchors.values(), self.target_policy):
+            if copied is not None:
+                _move(copied, self.policy, 1.0)
+
     def _networks(self) -> dict[str, nn.Module]:
         names = ("policy", "value", "q", "target_q", "target_policy")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}

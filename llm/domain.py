@@ -227,6 +227,18 @@ class LanguageDomain:
             )
         self._variants.add_critic()
 
+    def start_from(self, state: Mapping[str, Any]) -> None:
+        """Take over the policy's weights of another run; anchors become copies of it.
+
+        Raises `UserError` where the run's model has another shape.
+        """
+        try:
+            self._variants.load_state_dict({"policy": state["policy"], "critic": None, "anchors": {}})
+        except (RuntimeError, KeyError) as error:
+            raise UserError("init: the run's model has another shape; give it the same model, LoRA included") from error
+        for anchor in self._variants.anchors:
+            self.copy_policy(anchor)
+
     def _prepare_pair_evaluation(self) -> None:
         """Remember the starting policy's log-probabilities of held-out pairs."""
         held_out = recorded_pairs(self.task, self.tokenizer, self.device, held_out=True)

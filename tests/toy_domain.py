@@ -137,6 +137,9 @@ class ToyDomain:
             "generator": self.generator.get_state(),
         }
 
+    def start_from(self, state: Mapping[str, Any]) -> None:
+        self.policy.load_state_dict(state["policy"])
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.policy.load_state_dict(state["policy"])
         for name, anchor in self.anchors.items():

@@ -261,8 +261,7 @@ class Batch:
     @property
     def device(self) -> torch.device:
         """Where the rows are."""
-        leaf: Tensor = next(iter(self._rows.values(True, True)))
-        return leaf.device
+        return next(leaf.device for leaf in self._rows.values(True, True) if isinstance(leaf, Tensor))
 
 
 class Anchors(Mapping[str, Tensor]):

@@ -103,6 +103,8 @@ def build(config: Mapping[str, Any], progress: ProgressSink | None) -> Trainer:
     method_config = dict(config["method"])
     method = Method.from_config(method_config, domain.info)
     domain.build(method.requirements)
+    if config.get("init"):
+        domain.start_from(_domain_state(Path(config["init"])))
     source_config = method_config.get("source") or {"name": "online"}
     source_config = {"name": source_config} if isinstance(source_config, str) else dict(source_config)
     source = make("source", source_config.pop("name", "online"), **source_config)
@@ -122,6 +124,14 @@ def build(config: Mapping[str, Any], progress: ProgressSink | None) -> Trainer:
         progress_sink=progress or SilentProgress(),
         seed=int(config["seed"]),
     )
+
+
+def _domain_state(folder: Path) -> Any:
+    """The domain's part of a run's newest checkpoint."""
+    state = read_checkpoint(folder)
+    if state is None:
+        raise UserError(f"{folder} has no checkpoint" + ("" if folder.is_dir() else ": there is no such folder"))
+    return state["domain"]
 
 
 def _make_domain(config: Mapping[str, Any]) -> Domain:

@@ -19,7 +19,8 @@ unirl collect task=hopper out=sb3.hdf5 policy=agent.zip episodes=50 format=both 
 OWN = ("out", "policy", "episodes", "steps", "format", "noise", "minari_id")
 WHAT = (
     "task=NAME and out=FILE.hdf5; policy=random, a scripted expert, a run folder or a Stable-Baselines3 .zip "
-    f"(a pickle: loading it runs its code); episodes=N or steps=N; format={'|'.join(FORMATS)}; noise=STD; seed=N; minari_id=ID"
+    f"(a pickle: loading it runs its code); episodes=N or steps=N; format={'|'.join(FORMATS)}; noise=STD; seed=N; "
+    "minari_id=ID"
 )
 
 

@@ -132,6 +132,7 @@ def test_methods_lists_every_configuration(capsys):
 
 def test_methods_shows_parts_and_paper(monkeypatch, capsys):
     monkeypatch.setattr("unirl.commands.methods.choices", lambda group: ["grpo"])
+    monkeypatch.setenv("COLUMNS", "200")
     assert cli.main(["methods"]) == 0
     shown = capsys.readouterr().out
     assert "advantage group, objective ppo_clip" in shown

@@ -2,8 +2,15 @@ from dataclasses import dataclass
 
 import pytest
 
-from unirl import make, names, register
+from unirl import make, names, register, registry
 from unirl.errors import UserError
+
+
+@pytest.fixture
+def own_kind():
+    """Parts registered under `test_kind` are forgotten after the test."""
+    yield
+    registry._PARTS.pop("test_kind", None)
 
 
 def test_make_builds_a_registered_part_with_its_hyper_parameters():
@@ -31,6 +38,7 @@ def test_names_gives_one_line_per_part():
     assert all(line and "\n" not in line for line in listed.values())
 
 
+@pytest.mark.usefixtures("own_kind")
 def test_a_name_cannot_be_taken_twice():
     @register("test_kind", "thing")
     @dataclass(frozen=True)
@@ -45,6 +53,7 @@ def test_a_name_cannot_be_taken_twice():
             """Another."""
 
 
+@pytest.mark.usefixtures("own_kind")
 def test_registering_keeps_a_methods_own_decorators():
     import torch
 

@@ -103,6 +103,22 @@ class ControlDomain:
             torch.manual_seed(self.seed)
             self._build_networks(requirements)
         self.anchors = {name: _frozen_copy(self.policy) for name in sorted(requirements.anchors)}
+        self.teachers = {name: self._teacher(file) for name, file in requirements.given.items()}
+
+    def _teacher(self, file: str) -> nn.Module:
+        from unirl.control.teacher import Teacher
+
+        if self.observation_normalizer.mode != "off":
+            raise UserError(f"{file} sees raw observations; set domain.normalize_observation=false")
+        return Teacher(file, self.observation_size, self.actions).to(self.device)
+
+    def anchor(self, name: str) -> nn.Module:
+        """A frozen policy: a copy of the run's own, or a teacher from a file."""
+        found = self.anchors.get(name) or self.teachers.get(name)
+        if found is None:
+            known = sorted([*self.anchors, *self.teachers])
+            raise ValueError(f"anchor '{name}' was not built; the method's anchors are {known}")
+        return found
 
     def _build_networks(self, requirements: Requirements) -> None:
         size, choices = self.observation_size, self.actions.size
@@ -130,12 +146,7 @@ class ControlDomain:
 
     def copy_policy(self, anchor: str, decay: float = 0.0) -> None:
         """Set anchor <- decay * anchor + (1 - decay) * policy."""
-        _move(self._anchor(anchor), self.policy, 1.0 - decay)
-
-    def _anchor(self, name: str) -> nn.Module:
-        if name not in self.anchors:
-            raise ValueError(f"anchor '{name}' was not built; the method's anchors are {sorted(self.anchors)}")
-        return self.anchors[name]
+        _move(self.anchor(anchor), self.policy, 1.0 - decay)
 
     def update_targets(self) -> None:
         """Set target <- (1 - tau) * target + tau * network, for the critics and the target policy."""
@@ -219,7 +230,7 @@ class ControlDomain:
             return UniformActor(self.actions, self.rng, squashed=self.policy_kind == "tanh_gaussian")
         if opponent is None:
             return PolicyActor(self.policy, self.generator, self.device)
-        anchor = self._anchor(opponent.anchor)
+        anchor = self.anchor(opponent.anchor)
         return PolicyActor(self.policy, self.generator, self.device, anchor, opponent.mixture, facing)
 
     def score(self, batch: Batch, need: Collection[str]) -> Batch:

@@ -89,6 +89,11 @@ class ActionSpace:
         half = np.where(bounded, (np.where(bounded, high, 1) - np.where(bounded, low, -1)) / 2, 1.0)
         return centre, half, (low - centre) / half, (high - centre) / half
 
+    @property
+    def scale(self) -> tuple[Array, Array]:
+        """Centre and half-range of continuous actions in the environment's units, [A] each."""
+        return self._box[:2]
+
     def to_env(self, action: Array) -> Array:
         """Normalised actions [..., A] (or choices [...]) as the environment takes them."""
         if isinstance(self.space, gym.spaces.Discrete):

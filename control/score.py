@@ -34,7 +34,7 @@ def score(domain: "ControlDomain", batch: Batch, need: Collection[str]) -> Batch
         scorer = detached if frozen else differentiable
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             if head in _PER_ANCHOR:
-                anchors = [tail] if tail else sorted(domain.anchors)
+                anchors = [tail] if tail else sorted([*domain.anchors, *domain.teachers])
                 fields.setdefault(head, {}).update({anchor: _PER_ANCHOR[head](scorer, anchor) for anchor in anchors})
             elif name in _FIELDS:
                 fields[name] = _FIELDS[name](scorer)
@@ -92,11 +92,8 @@ class _Scorer:
 
     def anchor(self, name: str) -> Distribution:
         """A frozen policy's distribution at the observations."""
-        anchors = self.domain.anchors
-        if name not in anchors:
-            raise ValueError(f"anchor '{name}' was not built; the method's anchors are {sorted(anchors)}")
         with torch.no_grad():
-            return distribution(anchors[name], self.observation)
+            return distribution(self.domain.anchor(name), self.observation)
 
     # Fields of the policy
 

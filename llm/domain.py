@@ -80,6 +80,8 @@ class LanguageDomain:
         """Make the value head, the critic's trunk and the anchors; raises `UserError` for what is for control only."""
         if requirements.q is not None:
             raise UserError("the method needs a `q` critic, which the language domain does not offer (control only)")
+        if requirements.given:
+            raise UserError(f"anchor '{next(iter(requirements.given))}' comes from a file, which only control can read")
         if requirements.policy not in (None, "categorical"):
             raise UserError(f"the method needs a {requirements.policy} policy; a language model's is categorical")
         if requirements.value:

@@ -35,7 +35,8 @@ class Method:
 
     Losses are named by what they train: `value` and `q` (critics, in the order of the configuration), `policy`
     (objective + regularizers), `temperature` (learned coefficients). Anchors map a name to how often it is refreshed:
-    `every` iterations (None: once, before training), with exponential `decay`.
+    `every` iterations (None: once, before training), with exponential `decay`; or to the `file` of a policy made
+    elsewhere, a teacher or an opponent that never changes.
     """
 
     name: str
@@ -86,7 +87,8 @@ class Method:
     @property
     def requirements(self) -> Requirements:
         """What a domain must hold: the union over critics and anchors."""
-        needed = Requirements(anchors=frozenset(self.anchors), policy=self.policy)
+        given = {name: str(rule["file"]) for name, rule in self.anchors.items() if "file" in rule}
+        needed = Requirements(anchors=frozenset(self.anchors) - set(given), given=given, policy=self.policy)
         for critic in self.critics:
             asked: Requirements = critic.requirements()
             q: QSpec | None = asked.q or needed.q
@@ -217,6 +219,14 @@ class Method:
                 )
 
     def _check_anchors(self) -> None:
+        for name, rule in self.anchors.items():
+            for key in rule:
+                if key not in ("every", "decay", "file"):
+                    raise unknown(f"key of the anchor '{name}'", key, ("every", "decay", "file"))
+            if "file" in rule and len(rule) > 1:
+                raise UserError(
+                    f"anchor '{name}' comes from a file and never changes; `every` and `decay` do not apply"
+                )
         nested = ("anchor_logp", "anchor_kl", "sample_anchor_logp")
         for part in self.parts:
             for name in _reads(part):

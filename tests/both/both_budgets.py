@@ -10,7 +10,7 @@ control, and not at all in language, where all seeds begin with the same model.
 """
 
 COMMON = {"control": ["task=inverted_pendulum"], "llm": ["task=addition"]}
-LEAST = {"control": 20.0, "llm": 0.04}
+LEAST = {"control": 20.0, "llm": 0.08}
 
 BUDGETS: dict[tuple[str, str], list[str]] = {
     ("reinforce", "control"): ["samples=60000"],

@@ -46,9 +46,7 @@ class Requirements:
     value: bool = False
     q: QSpec | None = None
     anchors: frozenset[str] = field(default_factory=frozenset)
-    given: Mapping[str, str] = field(
-        default_factory=dict
-    )  # further anchors, made elsewhere: name -> file of the policy
+    given: Mapping[str, str] = field(default_factory=dict)  # anchors made elsewhere: name -> file
     policy: str | None = None  # the kind of policy the method is defined for, e.g. "deterministic" (TD3)
 
 

@@ -52,9 +52,20 @@ def compose(overrides: Sequence[str]) -> dict[str, Any]:
         _apply(config, key, value, adds)
     if config.evaluation_episodes is None:
         config.evaluation_episodes = config.domain.get("evaluation_episodes", 10)
+    _check_counts(config)
     if config.out is None:
         config.out = f"out/{config.method.name}/{config.task.name.replace('/', '-')}/seed_{config.seed}"
     return _plain(config)
+
+
+COUNTS = ("seed", "evaluations", "evaluation_episodes", "checkpoints", "logs", "threads")
+
+
+def _check_counts(config: Any) -> None:
+    for key in COUNTS:
+        value = config[key]
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise UserError(f"{key} is {value!r}; it must be a whole number that is not negative")
 
 
 def choices(group: str) -> list[str]:

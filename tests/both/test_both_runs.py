@@ -116,6 +116,8 @@ def test_evaluation_repeats_the_runs_last_one(tmp_path):
         (["method=./nowhere.yaml"], "nowhere.yaml"),
         (["init=nowhere"], "nowhere has no checkpoint"),
         (["samples=-5"], "samples is -5"),
+        (["seed=1.5"], "seed is 1.5; it must be a whole number"),
+        (["logs=many"], "logs is 'many'"),
         (["plugins=[no_such_module]"], "no module 'no_such_module'"),
     ],
 )

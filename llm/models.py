@@ -95,7 +95,7 @@ def load(
         with _without_progress_bars():
             network, tokenizer = _tiny(task, model, settings)
     else:
-        network, tokenizer = _read(str(Path(settings.path).expanduser()), settings)
+        network, tokenizer = read_model(str(Path(settings.path).expanduser()), settings)
     check_vocabulary(network, tokenizer)
     nn.Module.to(network, device)
     network.eval()
@@ -205,7 +205,7 @@ def _without_progress_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _read(path: str, settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def read_model(path: str, settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model and tokenizer of a folder or, from the local cache if it is there, of a hub model."""
     folder = Path(path).is_dir()
     if folder and not (Path(path) / "config.json").is_file():

@@ -1,7 +1,6 @@
 """Loading a causal language model and its tokenizer, with or without low-rank adapters."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,10 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
 from unirl.errors import UserError, unknown
+from unirl.llm.quiet import quiet_loading
 from unirl.llm.tiny import Architecture, tiny_model
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
@@ -92,7 +91,7 @@ def load(
     no end-of-sequence token, a head that is more than a linear projection.
     """
     if settings.path is None:
-        with _without_progress_bars():
+        with quiet_loading():
             network, tokenizer = _tiny(task, model, settings)
     else:
         network, tokenizer = read_model(str(Path(settings.path).expanduser()), settings)
@@ -191,18 +190,6 @@ def _tiny(
     network.set_attn_implementation(settings.attention)
     nn.Module.to(network, DTYPES[settings.dtype])
     return network, tokenizer
-
-
-@contextmanager
-def _without_progress_bars() -> Iterator[None]:
-    """Reading a small local model needs no progress bar of its own inside a run's."""
-    enabled = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if enabled:
-            logging.enable_progress_bar()
 
 
 def read_model(path: str, settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -5,8 +5,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ import torch
 import transformers
 from filelock import FileLock
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3ForCausalLM
-from transformers.utils import logging
 
+from unirl.llm.quiet import quiet_loading
 from unirl.llm.tasks import make_task
 from unirl.llm.tasks.task import make_problems
 from unirl.llm.tiny.pretrain import (
@@ -57,7 +56,7 @@ def tiny_model(
         with FileLock(folder.with_suffix(".lock")):
             if not folder.is_dir():
                 _make(folder, task_config, architecture, settings, seed, progress)
-    with _no_progress_bars():
+    with quiet_loading():
         return Qwen3ForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
 
 
@@ -81,7 +80,7 @@ def _make(
     pretrain(model, make_task(task_config, tokenizer, seed), settings, seed, progress)
     unfinished = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     try:
-        with _no_progress_bars():
+        with quiet_loading():
             model.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
         unfinished.replace(folder)
@@ -107,15 +106,3 @@ def _content(value: Any) -> Any:
     if isinstance(value, str) and Path(value).is_file():
         return hashlib.sha256(Path(value).read_bytes()).hexdigest()
     return dict(value) if isinstance(value, Mapping) else value
-
-
-@contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    """Files this small need no bars."""
-    enabled = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if enabled:
-            logging.enable_progress_bar()

@@ -1,9 +1,17 @@
-"""Shared set-up: one thread, so that runs repeat bit for bit, and the helpers on the path."""
+"""Shared set-up: one thread, so that runs repeat bit for bit, the helpers on the path, and extras that are absent."""
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 torch.set_num_threads(1)
+
+# Without an extra, the folders that need it are left out, so that `pip install unirl[control]` can be tested alone.
+collect_ignore_glob: list[str] = []
+if find_spec("transformers") is None:
+    collect_ignore_glob += ["llm/*", "both/*", "docs/*"]
+if find_spec("gymnasium") is None:
+    collect_ignore_glob += ["control/*", "both/*", "docs/*"]

@@ -4,11 +4,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
+PEERS ?= .venv-peers
 PIP_FLAGS ?= --quiet --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check lint format types docs clean
+.PHONY: help install demo test test-slow check lint lint-quick format types bench docs clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -32,26 +33,36 @@ test: $(READY)  ## The whole test suite (at most 12 minutes on 2 cores)
 test-slow: $(READY)  ## Learning tests with several seeds
 	$(BIN)/pytest -m slow -n 2 --dist worksteal
 
-check: $(READY)  ## Quick checks while editing: linters and the hand-computed numbers
-	$(BIN)/ruff check .
+check: lint-quick types  ## While editing: linter, types, the import rule, the tests of parts and numbers (under a minute)
 	$(BIN)/pytest -m "not slow" tests/numbers tests/parts tests/core
 
-lint: $(READY) types  ## Style and types (the import rule is a test)
-	$(BIN)/ruff check .
+lint: lint-quick types  ## Style and types (the import rule is a test)
 	$(BIN)/ruff format --check .
 
-types: $(READY)  ## mypy on an installed copy (checkers do not follow the package-dir mapping)
-	@rm -rf build/types
-	$(BIN)/pip install $(PIP_FLAGS) --no-deps --no-build-isolation --target build/types .
-	$(BIN)/mypy --config-file pyproject.toml build/types/unirl
+lint-quick: $(READY)
+	$(BIN)/ruff check .
+
+types: $(READY)  ## mypy, on links laid out as the package is installed (it does not follow the package-dir mapping)
+	@rm -rf build/types && mkdir -p build/types/unirl
+	@cd build/types/unirl && ln -s ../../../unirl/* ../../../control ../../../llm ../../../preference ../../../configs .
+	$(BIN)/mypy
 
 format: $(READY)  ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+bench: $(READY) $(PEERS)/.installed  ## Compare speed and memory with other libraries: benchmarks/results.md
+	$(BIN)/python benchmarks/run.py --peers $(PEERS)/bin/python
+
+$(PEERS)/.installed: benchmarks/peers.txt constraints.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install $(PIP_FLAGS) -c constraints.txt torch
+	$(PEERS)/bin/pip install $(PIP_FLAGS) -c constraints.txt -r benchmarks/peers.txt
+	@touch $@
+
 docs: $(READY)  ## Build the documentation site into site/
 	$(BIN)/python docs/generate.py
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:  ## Remove what can be made again (not .venv)
 	rm -rf build site out .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

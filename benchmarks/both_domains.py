@@ -10,6 +10,7 @@ import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "both"))
@@ -17,7 +18,7 @@ sys.path.insert(0, str(ROOT / "tests" / "both"))
 from both_budgets import BUDGETS, LEAST, overrides  # noqa: E402
 
 
-def train_one(cell: tuple[str, str, int]) -> dict[str, object]:
+def train_one(cell: tuple[str, str, int]) -> dict[str, Any]:
     """One run's result."""
     from unirl.config import compose
     from unirl.run import train

@@ -4,11 +4,12 @@ import json
 import re
 import statistics
 from pathlib import Path
+from typing import Any
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
-def table(rows: list[dict[str, object]]) -> str:
+def table(rows: list[dict[str, Any]]) -> str:
     """A row per method, a column per domain: mean rise (smallest to largest), mean seconds."""
     lines = ["| method | control | seconds | language | seconds |", "|---|---|---|---|---|"]
     for method in dict.fromkeys(row["method"] for row in rows):

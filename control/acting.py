@@ -1,40 +1,44 @@
 """Who chooses the actions of a roll-out, and with what log-density."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from unirl.control.distributions import Distribution
 from unirl.control.envs import ActionSpace, Array
 from unirl.control.policies import distribution
 
 
+class Choice(NamedTuple):
+    """Normalised actions [K, A] (choices: [K]), their log-densities [K], and their values before squashing."""
+
+    action: Array
+    logp: Array | None = None
+    raw: Array | None = None
+
+
 class Actor(Protocol):
     """Chooses normalised actions."""
 
-    def __call__(self, observation: Array, rows: Array) -> tuple[Array, Array | None]:
-        """Actions [K, A] (choices: [K]) for the observations [K, O] of some rows, and their pre-squash values."""
-        ...
-
-    def log_prob(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Log-density [N, T] of the actions it chose, from the recorded tables of all rows."""
+    def __call__(self, observation: Array, rows: Array) -> Choice:
+        """Actions for the observations [K, O] of some rows."""
         ...
 
 
 @dataclass(frozen=True)
 class ModeActor:
-    """Takes the policy's mode."""
+    """Takes the policy's mode, which has no density to speak of."""
 
     policy: nn.Module
     device: torch.device
 
-    def __call__(self, observation: Array, rows: Array) -> tuple[Array, Array | None]:
+    def __call__(self, observation: Array, rows: Array) -> Choice:
         """The mode at every observation."""
         with torch.inference_mode():
-            return distribution(self.policy, torch.from_numpy(observation).to(self.device)).mode().cpu().numpy(), None
+            return Choice(distribution(self.policy, torch.from_numpy(observation).to(self.device)).mode().cpu().numpy())
 
 
 @dataclass(frozen=True)
@@ -48,30 +52,21 @@ class PolicyActor:
     mixture: float = 0.0
     facing: Array | None = None
 
-    def __call__(self, observation: Array, rows: Array) -> tuple[Array, Array | None]:
-        """One sample per observation."""
+    def __call__(self, observation: Array, rows: Array) -> Choice:
+        """One sample per observation, with its log-density under what it was drawn from."""
         with torch.inference_mode():
             seen = torch.from_numpy(observation).to(self.device)
-            chosen = distribution(self.policy, seen).sample(self.generator)
-            opposing = None if self.facing is None else torch.from_numpy(self.facing[rows]).to(self.device)
-            if opposing is not None and bool(opposing.any()):
-                theirs = self._opponent(seen[opposing]).sample(self.generator)
-                chosen.action[opposing] = theirs.action
-                if chosen.raw is not None and theirs.raw is not None:
-                    chosen.raw[opposing] = theirs.raw
-        return chosen.action.cpu().numpy(), None if chosen.raw is None else chosen.raw.cpu().numpy()
+            own = distribution(self.policy, seen)
+            chosen = own.sample(self.generator)
+            if self.facing is not None and self.facing[rows].any():
+                theirs = torch.from_numpy(self.facing[rows]).to(self.device)
+                drawn = self._opponent(seen[theirs]).sample(self.generator)
+                for mine, other in zip(chosen, drawn, strict=True):
+                    if mine is not None and other is not None:
+                        mine[theirs] = other
+        return Choice(*(None if each is None else each.cpu().numpy() for each in chosen))  # type: ignore[arg-type]
 
-    @torch.no_grad()
-    def log_prob(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Log-density under the policy, or under the mixture in the opponent's rows."""
-        observation, action, raw = inputs["observation"], inputs["action"], inputs.get("raw_action")
-        logp = distribution(self.policy, observation).log_prob(action, raw)
-        if self.facing is None or not self.facing.any():
-            return logp
-        theirs = self._opponent(observation).log_prob(action, raw)
-        return torch.where(torch.from_numpy(self.facing).to(logp.device)[:, None], theirs, logp)
-
-    def _opponent(self, observation: Tensor) -> Distribution:
+    def _opponent(self, observation: torch.Tensor) -> Distribution:
         assert self.anchor is not None
         own = distribution(self.policy, observation)
         return own.geometric_mixture(distribution(self.anchor, observation), self.mixture)
@@ -85,12 +80,8 @@ class UniformActor:
     rng: np.random.Generator
     squashed: bool
 
-    def __call__(self, observation: Array, rows: Array) -> tuple[Array, Array | None]:
+    def __call__(self, observation: Array, rows: Array) -> Choice:
         """One uniform action per observation."""
         action = self.actions.uniform(len(observation), self.rng)
-        return action, np.arctanh(np.clip(action, -1 + 1e-6, 1 - 1e-6)) if self.squashed else None
-
-    def log_prob(self, inputs: dict[str, Tensor]) -> Tensor:
-        """The same density everywhere."""
-        shape = inputs["observation"].shape[:2]
-        return torch.full(shape, self.actions.uniform_logp(), device=inputs["observation"].device)
+        logp = np.full(len(action), self.actions.uniform_logp(), dtype=np.float32)
+        return Choice(action, logp, np.arctanh(np.clip(action, -1 + 1e-6, 1 - 1e-6)) if self.squashed else None)

@@ -14,18 +14,11 @@ _LARGEST_SQUASHED = 1.0 - 1e-6  # atanh of a recorded action at the bound would 
 
 
 class Sample(NamedTuple):
-    """A sampled action [..., A] (choices: [...]) and, for squashed distributions, its value before squashing."""
-
-    action: Tensor
-    raw: Tensor | None
-
-
-class Fresh(NamedTuple):
-    """A re-parameterised action, its log-density, and its value before squashing (see `Sample`)."""
+    """A sampled action [..., A] (choices: [...]), its log-density [...], and its value before squashing if squashed."""
 
     action: Tensor
     logp: Tensor
-    raw: Tensor | None
+    raw: Tensor | None = None
 
 
 class Distribution(Protocol):
@@ -39,7 +32,7 @@ class Distribution(Protocol):
         """Entropy in nats, [...], or None where there is no closed form."""
         ...
 
-    def rsample(self, generator: torch.Generator | None = None) -> Fresh:
+    def rsample(self, generator: torch.Generator | None = None) -> Sample:
         """A fresh action, differentiable in the policy where it is continuous, and its log-density."""
         ...
 
@@ -76,16 +69,16 @@ class Gaussian:
         """Sum over dimensions of log_std + (1 + log 2 pi) / 2."""
         return (self.log_std + (0.5 + _HALF_LOG_2PI)).sum(-1).expand(self.mean.shape[:-1])
 
-    def rsample(self, generator: torch.Generator | None = None) -> Fresh:
+    def rsample(self, generator: torch.Generator | None = None) -> Sample:
         """The action mean + std * noise, and its log-density."""
         noise = _noise(self.mean, generator)
         action = self.mean + self.log_std.exp() * noise
-        return Fresh(action, (-0.5 * noise.square() - self.log_std - _HALF_LOG_2PI).sum(-1), None)
+        return Sample(action, (-0.5 * noise.square() - self.log_std - _HALF_LOG_2PI).sum(-1))
 
+    @torch.no_grad()
     def sample(self, generator: torch.Generator | None = None) -> Sample:
-        """The action mean + std * noise, without gradients."""
-        with torch.no_grad():
-            return Sample(self.mean + self.log_std.exp() * _noise(self.mean, generator), None)
+        """The same without gradients."""
+        return self.rsample(generator)
 
     def mode(self) -> Tensor:
         """The mean."""
@@ -123,17 +116,16 @@ class TanhGaussian:
         """No closed form."""
         return
 
-    def rsample(self, generator: torch.Generator | None = None) -> Fresh:
+    def rsample(self, generator: torch.Generator | None = None) -> Sample:
         """tanh(mean + std * noise), and its log-density."""
         noise = _noise(self.mean, generator)
         raw = torch.addcmul(self.mean, self.log_std.exp(), noise)
-        return Fresh(torch.tanh(raw), self._log_prob(noise, raw), raw)
+        return Sample(torch.tanh(raw), self._log_prob(noise, raw), raw)
 
+    @torch.no_grad()
     def sample(self, generator: torch.Generator | None = None) -> Sample:
-        """The squashed action with the value before squashing, without gradients."""
-        with torch.no_grad():
-            raw = torch.addcmul(self.mean, self.log_std.exp(), _noise(self.mean, generator))
-            return Sample(torch.tanh(raw), raw)
+        """The same without gradients."""
+        return self.rsample(generator)
 
     def mode(self) -> Tensor:
         """tanh(mean): the median, which is what evaluation of SAC uses."""
@@ -172,14 +164,15 @@ class Deterministic:
         """Zero: constant in the policy."""
         return self.mean.new_zeros(self.mean.shape[:-1])
 
-    def rsample(self, generator: torch.Generator | None = None) -> Fresh:
+    def rsample(self, generator: torch.Generator | None = None) -> Sample:
         """The mean itself (no exploration noise), at squared distance zero."""
-        return Fresh(self.mean, self.mean.new_zeros(self.mean.shape[:-1]), None)
+        return Sample(self.mean, self.mean.new_zeros(self.mean.shape[:-1]))
 
+    @torch.no_grad()
     def sample(self, generator: torch.Generator | None = None) -> Sample:
         """The mean with exploration noise."""
-        with torch.no_grad():
-            return Sample((self.mean + self.noise_std * _noise(self.mean, generator)).clamp(-1.0, 1.0), None)
+        action = (self.mean + self.noise_std * _noise(self.mean, generator)).clamp(-1.0, 1.0)
+        return Sample(action, self.log_prob(action))
 
     def mode(self) -> Tensor:
         """The mean."""
@@ -218,17 +211,17 @@ class Categorical:
         """-sum p log p."""
         return -(self.probs * self.log_probs).sum(-1)
 
-    def rsample(self, generator: torch.Generator | None = None) -> Fresh:
+    def rsample(self, generator: torch.Generator | None = None) -> Sample:
         """A choice and its log-probability (differentiable in the log-probability only)."""
-        action = self.sample(generator).action
-        return Fresh(action, self.log_prob(action), None)
-
-    def sample(self, generator: torch.Generator | None = None) -> Sample:
-        """One choice per observation."""
         with torch.no_grad():
             flat = self.probs.reshape(-1, self.log_probs.shape[-1])
-            action = torch.multinomial(flat, 1, generator=generator)
-        return Sample(action.reshape(self.log_probs.shape[:-1]), None)
+            action = torch.multinomial(flat, 1, generator=generator).reshape(self.log_probs.shape[:-1])
+        return Sample(action, self.log_prob(action))
+
+    @torch.no_grad()
+    def sample(self, generator: torch.Generator | None = None) -> Sample:
+        """The same without gradients."""
+        return self.rsample(generator)
 
     def mode(self) -> Tensor:
         """The most probable choice."""

@@ -1,6 +1,5 @@
 """The control domain: gymnasium environments, MLP policies and critics behind `unirl.domain.Domain`."""
 
-import copy
 from collections.abc import Collection, Mapping
 from functools import cached_property, partial
 from pathlib import Path
@@ -8,21 +7,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from unirl.batch import Batch
-from unirl.control.acting import ModeActor, PolicyActor, UniformActor
+from unirl.control.acting import Actor, ModeActor, PolicyActor, UniformActor
 from unirl.control.envs import ActionSpace, Array, Envs, make_env
-from unirl.control.networks import EnsembleMLP, ValueMLP
+from unirl.control.followers import copied, frozen_copy, move
+from unirl.control.low_precision import native_bfloat16
+from unirl.control.networks import MLP, ValueMLP, hidden_sizes, orthogonal
 from unirl.control.normalize import ObservationNormalizer, RewardScaler
 from unirl.control.policies import make_policy, policy_kind
 from unirl.control.rollout import Recorder, as_batch, play_episodes, play_segment, row_scores
 from unirl.control.score import score
 from unirl.domain import Dataset, DomainInfo, Opponent, Requirements
-from unirl.errors import UserError
+from unirl.errors import UserError, unknown
 
 _EVALUATION_STREAM = 1  # second word of the seed sequence of evaluation resets; training environments use 2
 _TRAINING_STREAM = 2
+PRECISIONS = ("auto", "float32", "bfloat16")
 _SEEDS = 2**31 - 1  # how many reset seeds there are
 
 
@@ -35,11 +37,12 @@ class ControlDomain:
     `normalize_observation`, `normalize_reward`: running normalisation; None means on for methods that learn from each
     roll-out once, and off where observations are stored and used again (an action-value critic, a dataset, pairs).
     `reward_discount`: the discount of the return whose variance scales rewards. `start_states`: episodes start from
-    this many recurring reset states (None: always new ones).
+    this many recurring reset states (None: always new ones). `precision`: of the products between hidden layers;
+    `auto` is bfloat16 for methods with an action-value critic on processors that multiply it themselves, otherwise
+    float32.
 
     Policies act in normalised actions ([-1, 1] are the environment's bounds). `inputs` of its batches hold
     `observation`, `action`, `next_observation` and, for squashed policies, `raw_action`.
-    `exploring_uniformly` makes roll-outs take uniformly random actions (warm-up of off-policy methods).
 
     Raises `UserError` for an unknown environment, an unsupported action space or a policy that does not fit it.
     """
@@ -59,14 +62,16 @@ class ControlDomain:
         normalize_reward: bool | None = None,
         reward_discount: float = 0.99,
         start_states: int | None = None,
+        precision: str = "auto",
     ) -> None:
+        if precision not in PRECISIONS:
+            raise unknown("domain.precision", str(precision), PRECISIONS)
         if envs < 1 or parallel_episodes < 1:
             raise UserError(
                 f"domain.envs and domain.parallel_episodes must be at least 1, got {envs}, {parallel_episodes}"
             )
         self.task, self.model, self.seed, self.device = task, model, seed, torch.device(device)
-        self.exploring_uniformly = False
-        self.requirements = Requirements()
+        self.requirements, self.precision = Requirements(), precision
         self._env_count, self._parallel, self._start_states = envs, parallel_episodes, start_states
         self._wants = (normalize_observation, normalize_reward)
         template = make_env(task)
@@ -78,7 +83,7 @@ class ControlDomain:
             name="control",
             task=str(task["env"]),
             independent_decisions=True,
-            target_entropy=_target_entropy(self.actions),
+            target_entropy=self.actions.target_entropy,
             sample_unit="environment steps",
         )
         self.generator = torch.Generator(device=self.device).manual_seed(seed)
@@ -102,7 +107,7 @@ class ControlDomain:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self._build_networks(requirements)
-        self.anchors = {name: _frozen_copy(self.policy) for name in sorted(requirements.anchors)}
+        self.anchors = {name: frozen_copy(self.policy) for name in sorted(requirements.anchors)}
         self.teachers = {name: self._teacher(file) for name, file in requirements.given.items()}
 
     def _teacher(self, file: str) -> nn.Module:
@@ -122,17 +127,26 @@ class ControlDomain:
 
     def _build_networks(self, requirements: Requirements) -> None:
         size, choices = self.observation_size, self.actions.size
-        hidden = self.model.get("critic_hidden") or self.model.get("hidden", (256, 256))
-        activation = self.model.get("activation", "relu")
-        self.policy = make_policy(self.policy_kind, size, self.actions, self.model).to(self.device)
-        self.value = ValueMLP(size, hidden, activation).to(self.device) if requirements.value else None
-        self.q = self.target_q = self.target_policy = None
+        hidden = hidden_sizes(self.model, "critic_hidden" if self.model.get("critic_hidden") else "hidden")
+        activation, half = self.model.get("activation", "relu"), self._half_precision(requirements)
+        self.policy = make_policy(self.policy_kind, size, self.actions, {**self.model, "half": half}).to(self.device)
+        self.value = self.q = self.target_q = self.target_policy = None
+        if requirements.value:
+            value = orthogonal(ValueMLP([size, *hidden, 1], activation, half=half), output_gain=1.0)
+            self.value = value.to(self.device)
         if requirements.q is not None:
-            ends = (size, choices) if self.actions.discrete else (size + choices, 1)
-            self.q = EnsembleMLP(requirements.q.heads, [ends[0], *hidden, ends[1]], activation).to(self.device)
-            self.target_q = _frozen_copy(self.q)
+            heads, discrete = requirements.q.heads, self.actions.discrete
+            sizes = [size, *hidden, choices] if discrete else [size + choices, *hidden, 1]
+            self.q = (MLP if discrete else ValueMLP)(sizes, activation, heads, half).to(self.device)
+            self.target_q = frozen_copy(self.q)
             if requirements.q.target_policy:
-                self.target_policy = _frozen_copy(self.policy)
+                self.target_policy = frozen_copy(self.policy)
+
+    def _half_precision(self, requirements: Requirements) -> bool:
+        """Whether hidden layers multiply in bfloat16: by default where that is fast and shown to learn as well."""
+        if self.precision == "auto":
+            return requirements.q is not None and self.device.type == "cpu" and native_bfloat16()
+        return self.precision == "bfloat16"
 
     @property
     def clips_actions(self) -> bool:
@@ -146,20 +160,28 @@ class ControlDomain:
 
     def copy_policy(self, anchor: str, decay: float = 0.0) -> None:
         """Set anchor <- decay * anchor + (1 - decay) * policy."""
-        _move(self.anchor(anchor), self.policy, 1.0 - decay)
+        move(self.anchor(anchor), self.policy, 1.0 - decay)
 
     def update_targets(self) -> None:
         """Set target <- (1 - tau) * target + tau * network, for the critics and the target policy."""
         if self.requirements.q is None or self.q is None or self.target_q is None:
             return
-        _move(self.target_q, self.q, self.requirements.q.tau)
+        move(self.target_q, self.q, self.requirements.q.tau)
         if self.target_policy is not None:
-            _move(self.target_policy, self.policy, self.requirements.q.tau)
+            move(self.target_policy, self.policy, self.requirements.q.tau)
 
     # Experience
 
-    def rollout(self, n: int, *, group_size: int = 1, unit: str = "episode", opponent: Opponent | None = None) -> Batch:
-        """Sample with the current policy.
+    def rollout(
+        self,
+        n: int,
+        *,
+        group_size: int = 1,
+        unit: str = "episode",
+        opponent: Opponent | None = None,
+        uniform: bool = False,
+    ) -> Batch:
+        """Sample with the current policy, or with `uniform` uniformly random actions.
 
         `unit="segment"`: `n` decisions over all environments, rows [envs, n / envs], continuing the episodes of the
         last call; `score` is the mean raw return of the episodes that ended in a row (where none did, the return so
@@ -168,12 +190,12 @@ class ControlDomain:
         raw ones are in `rewards["raw"]`. Raises `UserError` for counts that do not divide.
         """
         if unit == "segment":
-            return self._segment(n)
+            return self._segment(n, uniform)
         if unit == "episode":
-            return self._episodes(n, group_size, opponent)
+            return self._episodes(n, group_size, opponent, uniform)
         raise UserError(f"source.unit '{unit}' does not exist in control: episode or segment")
 
-    def _segment(self, n: int) -> Batch:
+    def _segment(self, n: int, uniform: bool) -> Batch:
         count = self._env_count
         if n < count or n % count:
             raise UserError(f"a roll-out of {n} decisions cannot be divided over {count} environments (domain.envs)")
@@ -181,7 +203,7 @@ class ControlDomain:
             for index, seed in enumerate(self._stream(_TRAINING_STREAM, count)):
                 self._envs.reset(index, seed)
             self._normal = self.observation_normalizer.observe(self._envs.observation.copy())
-        actor = self._actor(np.zeros(count, dtype=bool), None)
+        actor = self._actor(None, None, uniform)
         tables, self._normal = play_segment(
             self._envs, n // count, self.actions, actor, self.observation_normalizer.observe, self._normal
         )
@@ -189,18 +211,16 @@ class ControlDomain:
         scores, self._returns[0] = row_scores(tables["reward"], ended, self._returns[0])
         self._returns[1] = self._scale_rewards(tables, ended, self._returns[1])
         rows = np.arange(count)
-        return as_batch(
-            tables, actor, self.device, score=scores, group=rows, prompt_id=rows, source=np.zeros_like(rows)
-        )
+        return as_batch(tables, self.device, score=scores, group=rows, prompt_id=rows, source=np.zeros_like(rows))
 
-    def _episodes(self, n: int, group_size: int, opponent: Opponent | None) -> Batch:
+    def _episodes(self, n: int, group_size: int, opponent: Opponent | None, uniform: bool) -> Batch:
         if n < 1 or group_size < 1 or n % group_size:
             raise UserError(
                 f"{n} episodes cannot be divided into groups of {group_size} (source.rows, source.group_size)"
             )
         place = np.arange(n) % group_size
         facing = place >= group_size - (0 if opponent is None else opponent.per_group)
-        actor = self._actor(facing, opponent)
+        actor = self._actor(facing, opponent, uniform)
         seeds = self.rng.integers(self._start_states or _SEEDS, size=n // group_size)
         recorder, observe = Recorder(), self.observation_normalizer.observe
         played = play_episodes(self._episode_envs, seeds.tolist(), self.actions, actor, observe, recorder, group_size)
@@ -210,7 +230,6 @@ class ControlDomain:
         group = np.arange(n // group_size).repeat(group_size)
         return as_batch(
             tables,
-            actor,
             self.device,
             score=played.returns,
             group=group,
@@ -225,8 +244,8 @@ class ControlDomain:
         tables["reward"], carry = self.reward_scaler(tables["reward"], ended, tables["mask"], carry)
         return carry
 
-    def _actor(self, facing: Array, opponent: Opponent | None) -> PolicyActor | UniformActor:
-        if self.exploring_uniformly:
+    def _actor(self, facing: Array | None, opponent: Opponent | None, uniform: bool) -> Actor:
+        if uniform:
             return UniformActor(self.actions, self.rng, squashed=self.policy_kind == "tanh_gaussian")
         if opponent is None:
             return PolicyActor(self.policy, self.generator, self.device)
@@ -289,8 +308,8 @@ class ControlDomain:
     def act(self, observation: Array) -> Array:
         """The policy's mode in the environment's units, for raw observations [B, O]."""
         normal = self.observation_normalizer(np.asarray(observation, dtype=np.float32))
-        action, _ = ModeActor(self.policy, self.device)(normal, np.arange(len(normal)))
-        return self.actions.to_env(action)
+        choice = ModeActor(self.policy, self.device)(normal, np.arange(len(normal)))
+        return self.actions.to_env(choice.action)
 
     def record_video(self, path: Path, episodes: int = 1) -> Path:
         """Film the policy's mode from the first evaluation reset; needs an environment that renders."""
@@ -314,13 +333,12 @@ class ControlDomain:
     def state_dict(self) -> dict[str, Any]:
         """Networks, anchors, generators, environments and statistics, as tensors, arrays and JSON values."""
         return {
-            "networks": {name: _copied(network) for name, network in self._networks().items()},
-            "anchors": {name: _copied(anchor) for name, anchor in self.anchors.items()},
+            "networks": {name: copied(network) for name, network in self._networks().items()},
+            "anchors": {name: copied(anchor) for name, anchor in self.anchors.items()},
             "generator": self.generator.get_state(),
             "rng": self.rng.bit_generator.state,
             "observation_normalizer": self.observation_normalizer.state_dict(),
             "reward_scaler": self.reward_scaler.state_dict(),
-            "exploring_uniformly": self.exploring_uniformly,
             "returns": self._returns.copy(),
             "normal": None if self._normal is None else self._normal.copy(),
             "envs": None if self._normal is None else self._envs.state_dict(),
@@ -339,7 +357,6 @@ class ControlDomain:
         self.rng.bit_generator.state = dict(state["rng"])
         self.observation_normalizer.load_state_dict(state["observation_normalizer"])
         self.reward_scaler.load_state_dict(state["reward_scaler"])
-        self.exploring_uniformly = bool(state["exploring_uniformly"])
         self._returns = np.array(state["returns"])
         self._normal = None
         if state["envs"] is not None:
@@ -359,9 +376,9 @@ class ControlDomain:
         except (RuntimeError, KeyError) as error:
             raise UserError("init: the run's policy has another shape; give it the same task and model") from error
         self.observation_normalizer.load_state_dict(state["observation_normalizer"])
-        for copied in (*self.anchors.values(), self.target_policy):
-            if copied is not None:
-                _move(copied, self.policy, 1.0)
+        for follower in (*self.anchors.values(), self.target_policy):
+            if follower is not None:
+                move(follower, self.policy, 1.0)
 
     def _networks(self) -> dict[str, nn.Module]:
         names = ("policy", "value", "q", "target_q", "target_policy")
@@ -391,27 +408,3 @@ class ControlDomain:
             self.observation_normalizer.mode = "off"
         if reward is None:
             self.reward_scaler.enabled = False
-
-
-def _target_entropy(actions: ActionSpace) -> float:
-    """-dim(A) (SAC), or 0.98 log(choices) (Christodoulou 2019)."""
-    return 0.98 * float(np.log(actions.size)) if actions.discrete else -float(actions.size)
-
-
-def _frozen_copy(network: nn.Module) -> nn.Module:
-    return copy.deepcopy(network).requires_grad_(False)
-
-
-@torch.no_grad()
-def _move(follower: nn.Module, leader: nn.Module, weight: float) -> None:
-    """Set follower <- (1 - weight) * follower + weight * leader; a weight of 1 copies exactly."""
-    to: list[Tensor] = list(follower.parameters())
-    source: list[Tensor] = list(leader.parameters())
-    if weight == 1.0:
-        torch._foreach_copy_(to, source)
-    else:
-        torch._foreach_lerp_(to, source, weight)
-
-
-def _copied(network: nn.Module) -> dict[str, Any]:
-    return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}

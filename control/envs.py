@@ -29,6 +29,12 @@ def make_env(task: Mapping[str, Any], **extra: Any) -> Env:
     kwargs = {**(task.get("env_kwargs") or {}), **extra}
     try:
         env: Env = gym.make(name, disable_env_checker=True, **kwargs)
+    except gym.error.NamespaceNotFound as error:
+        namespace = name.partition("/")[0]
+        raise UserError(
+            f"no environment '{namespace}/...' is registered (task.env={name}); install the package that brings them, "
+            f"and name its module: task.env=MODULE:{name}"
+        ) from error
     except gym.error.UnregisteredEnv as error:
         near = get_close_matches(name, list(gym.registry), n=3, cutoff=0.6)
         hint = f"did you mean {' or '.join(near)}?" if near else "see gymnasium.pprint_registry()"
@@ -73,6 +79,11 @@ class ActionSpace:
         if isinstance(self.space, gym.spaces.Discrete):
             return int(self.space.n)
         return len(cast(gym.spaces.Box, self.space).low)
+
+    @cached_property
+    def target_entropy(self) -> float:
+        """-dim(A) (SAC), or 0.98 log(choices) (Christodoulou 2019), in nats."""
+        return 0.98 * float(np.log(self.size)) if self.discrete else -float(self.size)
 
     @cached_property
     def bounded(self) -> bool:

@@ -1,106 +1,102 @@
-"""Networks of the control domain: plain MLPs and a stacked ensemble of them."""
+"""Networks of the control domain: fully connected layers, alone or as a stacked ensemble."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unirl.errors import unknown
+from unirl.control.low_precision import HalfPrecision, affine
+from unirl.errors import UserError, unknown
 
-ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU, "silu": nn.SiLU, "elu": nn.ELU}
-_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "tanh": torch.tanh,
     "gelu": F.gelu,
     "silu": F.silu,
     "elu": F.elu,
 }
+Network = TypeVar("Network", bound="MLP")
+HALF_ROWS = 64  # below this many inputs, converting the weights costs more than half precision saves
 
 
-def mlp(sizes: Sequence[int], activation: str = "relu") -> nn.Sequential:
-    """Fully connected layers of the given sizes, with the activation between them and none at the end.
+class MLP(nn.Module):
+    r"""Fully connected layers of the given sizes, with the activation between them and none at the end.
+
+    Without `heads`: [..., I] -> [..., O]. With `heads`: that many networks of equal shape, evaluated together,
+    [..., I] -> [heads, ..., O]; each layer is one stacked weight [heads, in, out] and bias [heads, 1, out] applied by
+    `torch.baddbmm`, so an ensemble costs one kernel per layer.
+
+    Weights [in, out] and biases start as those of `nn.Linear`, uniform in :math:`\pm 1/\sqrt{\mathrm{fan\_in}}`,
+    independently for every head. `half` makes the products between hidden layers in bfloat16 (see
+    `unirl.control.low_precision`) for inputs of at least `HALF_ROWS` rows; only relu networks can.
 
     Raises `UserError` for an unknown activation.
     """
-    kind = _known(activation)
-    layers: list[nn.Module] = []
-    for fan_in, fan_out in pairwise(sizes):
-        layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[kind]()]
-    return nn.Sequential(*layers[:-1])
+
+    def __init__(
+        self, sizes: Sequence[int], activation: str = "relu", heads: int | None = None, half: bool = False
+    ) -> None:
+        super().__init__()
+        if activation not in ACTIVATIONS:
+            raise unknown("activation (model.activation)", activation, ACTIVATIONS)
+        self.heads = heads
+        self._activation = ACTIVATIONS[activation]
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        for fan_in, fan_out in pairwise(sizes):
+            bound = 1 / math.sqrt(fan_in)
+            shapes = (
+                ((fan_in, fan_out), (fan_out,)) if heads is None else ((heads, fan_in, fan_out), (heads, 1, fan_out))
+            )
+            for parameters, shape in zip((self.weights, self.biases), shapes, strict=True):
+                parameters.append(nn.Parameter(torch.empty(shape).uniform_(-bound, bound)))
+        self._layers = list(zip(self.weights, self.biases, strict=True))  # iterating a ParameterList costs 20 us
+        self._half = HalfPrecision() if half and activation == "relu" and len(sizes) > 2 else None
+
+    def forward(self, x: Tensor, frozen: bool = False) -> Tensor:
+        """Every input's output; with `frozen` the gradient reaches `x` (an action) but not the weights."""
+        hidden = x.reshape(-1, x.shape[-1])
+        layers = [(w.detach(), b.detach()) for w, b in self._layers] if frozen else self._layers
+        if self._half is not None and len(hidden) >= HALF_ROWS:
+            outputs = self._half(hidden, layers)
+        else:
+            hidden = hidden if self.heads is None else hidden.expand(self.heads, -1, -1)
+            for weight, bias in layers[:-1]:
+                hidden = self._activation(affine(hidden, weight, bias))
+            outputs = affine(hidden, *layers[-1])
+        return outputs.reshape(*outputs.shape[:-2], *x.shape[:-1], outputs.shape[-1])
 
 
-def orthogonal(network: nn.Sequential, output_gain: float) -> nn.Sequential:
+class ValueMLP(MLP):
+    """Layers that end in one number: [..., I] -> [...], or [heads, ...] for an ensemble."""
+
+    def forward(self, x: Tensor, frozen: bool = False) -> Tensor:
+        """The value of every input."""
+        return super().forward(x, frozen).squeeze(-1)
+
+
+def hidden_sizes(model: Mapping[str, Any], key: str = "hidden") -> list[int]:
+    """The sizes of hidden layers that a model's configuration gives, [256, 256] where it gives none (SAC, TD3).
+
+    Raises `UserError` for anything but a list of positive whole numbers.
+    """
+    given = model.get(key, (256, 256))
+    if not isinstance(given, list | tuple) or not all(isinstance(size, int) and size > 0 for size in given):
+        raise UserError(f"model.{key} is {given!r}; give the sizes of the layers, such as [256, 256]")
+    return list(given)
+
+
+def orthogonal(network: Network, output_gain: float) -> Network:
     """Orthogonal weights of gain sqrt(2) (`output_gain` in the last layer) and zero biases, in place.
 
     The usual start of on-policy methods: a near-zero last layer of the policy makes the first actions nearly
     independent of the observation (Andrychowicz et al. 2021).
     """
-    linear = [layer for layer in network if isinstance(layer, nn.Linear)]
-    for layer in linear:
-        nn.init.orthogonal_(layer.weight, output_gain if layer is linear[-1] else math.sqrt(2))
-        nn.init.zeros_(layer.bias)
+    last = len(network.weights) - 1
+    for index, (weight, bias) in enumerate(zip(network.weights, network.biases, strict=True)):
+        nn.init.orthogonal_(weight, output_gain if index == last else math.sqrt(2))
+        nn.init.zeros_(bias)
     return network
-
-
-class ValueMLP(nn.Module):
-    """State value: [..., O] -> [...]. Orthogonal start with gain 1 in the last layer, as in implementations of PPO."""
-
-    def __init__(self, observation_size: int, hidden: Sequence[int], activation: str) -> None:
-        super().__init__()
-        self.network = orthogonal(mlp([observation_size, *hidden, 1], activation), output_gain=1.0)
-
-    def forward(self, observation: Tensor) -> Tensor:
-        """The value of every observation."""
-        value: Tensor = self.network(observation)
-        return value.squeeze(-1)
-
-
-class EnsembleMLP(nn.Module):
-    r"""`heads` MLPs of equal shape, evaluated together: [..., I] -> [heads, ..., O], or [heads, ...] where O = 1.
-
-    Each layer is one stacked weight [heads, in, out] and bias [heads, 1, out] applied by `torch.baddbmm`, so an
-    ensemble costs one kernel per layer. Weights and biases start as those of `nn.Linear`,
-    uniform in :math:`\pm 1/\sqrt{\mathrm{fan\_in}}`, independently for every head.
-
-    `forward(x, frozen=True)` uses detached weights: the gradient reaches `x` (an action) but not the ensemble.
-    """
-
-    def __init__(self, heads: int, sizes: Sequence[int], activation: str = "relu") -> None:
-        super().__init__()
-        self.heads = heads
-        self._activation = _FUNCTIONS[_known(activation)]
-        self.weights = nn.ParameterList()
-        self.biases = nn.ParameterList()
-        for fan_in, fan_out in pairwise(sizes):
-            bound = 1 / math.sqrt(fan_in)
-            self.weights.append(nn.Parameter(torch.empty(heads, fan_in, fan_out).uniform_(-bound, bound)))
-            self.biases.append(nn.Parameter(torch.empty(heads, 1, fan_out).uniform_(-bound, bound)))
-
-    def forward(self, x: Tensor, frozen: bool = False) -> Tensor:
-        """Every head's output for every input."""
-        hidden = x.reshape(-1, x.shape[-1]).expand(self.heads, -1, -1)
-        last = len(self.weights) - 1
-        for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            if frozen:
-                weight, bias = weight.detach(), bias.detach()
-            hidden = _affine(hidden, weight, bias)
-            if index < last:
-                hidden = self._activation(hidden)
-        outputs = hidden.shape[-1]
-        shape = [self.heads, *x.shape[:-1]]
-        return hidden.reshape(shape if outputs == 1 else [*shape, outputs])
-
-
-def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    if weight.shape[-1] == 1:  # a batched matrix-vector product is several times slower on CPU than this
-        return (x * weight.transpose(1, 2)).sum(-1, keepdim=True) + bias
-    return torch.baddbmm(bias, x, weight)
-
-
-def _known(activation: str) -> str:
-    if activation not in ACTIVATIONS:
-        raise unknown("activation (model.activation)", activation, ACTIVATIONS)
-    return activation

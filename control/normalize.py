@@ -28,14 +28,13 @@ class RunningMoments:
         if size == 0:
             return
         batch = np.asarray(batch, dtype=np.float64)
-        batch_mean = batch.mean(0)
-        batch_var = np.square(batch - batch_mean).mean(0)
+        batch_mean, batch_var = (batch[0], np.zeros(self.shape)) if size == 1 else (batch.mean(0), batch.var(0))
         total = self.count + size
         if self.count == 0:
             self.mean, self.var = batch_mean, batch_var
         else:
             shift = batch_mean - self.mean
-            squares = self.var * self.count + batch_var * size + np.square(shift) * (self.count * size / total)
+            squares = self.var * self.count + batch_var * size + shift * shift * (self.count * size / total)
             self.mean = self.mean + shift * (size / total)
             self.var = squares / total
         self.count = total

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from unirl.control.distributions import Categorical, Deterministic, Distribution, Gaussian, TanhGaussian
 from unirl.control.envs import ActionSpace
-from unirl.control.networks import mlp, orthogonal
+from unirl.control.networks import MLP, hidden_sizes, orthogonal
 from unirl.errors import UserError, unknown
 
 _LOG_STD_RANGE = (-20.0, 2.0)  # SAC
@@ -127,5 +127,6 @@ def distribution(policy: nn.Module, observation: Tensor) -> Distribution:
     return made
 
 
-def _network(observation_size: int, outputs: int, model: Mapping[str, Any]) -> nn.Sequential:
-    return mlp([observation_size, *model.get("hidden", (256, 256)), outputs], model.get("activation", "relu"))
+def _network(observation_size: int, outputs: int, model: Mapping[str, Any]) -> MLP:
+    sizes = [observation_size, *hidden_sizes(model), outputs]
+    return MLP(sizes, model.get("activation", "relu"), half=model.get("half", False))

@@ -1,6 +1,6 @@
 """Roll-outs: whole episodes in groups, or segments of a fixed number of decisions."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,26 +8,24 @@ import numpy as np
 import torch
 
 from unirl.batch import Batch
-from unirl.control.acting import Actor
-from unirl.control.envs import ActionSpace, Array, Envs
+from unirl.control.acting import Actor, Choice
+from unirl.control.envs import ActionSpace, Array, Envs, Step
 
-Act = Callable[[Array, Array], tuple[Array, Array | None]]  # see `Actor`
 Observe = Callable[[Array], Array]
 
 
 class Recorder:
-    """Collects decisions in the order they happen and lays them out as tables [N, T, ...], right-padded with zeros."""
+    """Collects decisions of rows of different lengths as tables [N, T, ...], right-padded with zeros."""
 
     def __init__(self) -> None:
         self._where: list[tuple[Array, Array]] = []
         self._values: dict[str, list[Array]] = {}
 
-    def add(self, rows: Array, columns: Array, **values: Array | None) -> None:
+    def add(self, rows: Array, columns: Array, values: Mapping[str, Array]) -> None:
         """One decision each of some rows: `rows`, `columns` and every value have length K."""
         self._where.append((rows, columns))
         for name, value in values.items():
-            if value is not None:
-                self._values.setdefault(name, []).append(value)
+            self._values.setdefault(name, []).append(value)
 
     def tables(self, count: int) -> dict[str, Array]:
         """All values as tables of `count` rows, with `mask` telling decisions from padding."""
@@ -53,30 +51,20 @@ class Episodes:
 
 
 def play_segment(
-    envs: Envs, length: int, actions: ActionSpace, act: Act, observe: Observe, normal: Array
+    envs: Envs, length: int, actions: ActionSpace, act: Actor, observe: Observe, normal: Array
 ) -> tuple[dict[str, Array], Array]:
     """Take `length` decisions in every environment, resetting those whose episode ends.
 
     `normal` [E, O] are the normalised present observations. Returns the tables [E, length, ...] and the normalised
     observations to continue from.
     """
-    recorder = Recorder()
+    decisions: list[dict[str, Array]] = []
     rows = np.arange(len(envs))
-    for t in range(length):
-        action, raw = act(normal, rows)
-        step = envs.step(actions.to_env(action))
+    for _ in range(length):
+        choice = act(normal, rows)
+        step = envs.step(actions.to_env(choice.action))
         after = observe(step.observation)
-        recorder.add(
-            rows,
-            np.full(len(envs), t),
-            observation=normal,
-            action=action,
-            raw_action=raw,
-            next_observation=after,
-            reward=step.reward,
-            terminated=step.terminated,
-            truncated=step.truncated,
-        )
+        decisions.append(_recorded(normal, choice, step, after))
         ended = np.flatnonzero(step.terminated | step.truncated)
         normal = after
         if len(ended):
@@ -84,14 +72,34 @@ def play_segment(
                 envs.reset(int(index))
             normal = after.copy()
             normal[ended] = observe(envs.observation[ended])
-    return recorder.tables(len(envs)), normal
+    tables = {name: _in_columns([decision[name] for decision in decisions]) for name in decisions[0]}
+    return tables | {"mask": np.ones((len(envs), length), dtype=bool)}, normal
+
+
+def _in_columns(values: list[Array]) -> Array:
+    return values[0][:, None] if len(values) == 1 else np.stack(values, 1)  # off-policy methods take single steps
+
+
+def _recorded(normal: Array, choice: Choice, step: Step, after: Array) -> dict[str, Array]:
+    """What is kept of one decision in each of K environments, [K, ...] each."""
+    kept = {
+        "observation": normal,
+        "action": choice.action,
+        "behavior_logp": choice.logp,
+        "raw_action": choice.raw,
+        "next_observation": after,
+        "reward": step.reward,
+        "terminated": step.terminated,
+        "truncated": step.truncated,
+    }
+    return {name: value for name, value in kept.items() if value is not None}
 
 
 def play_episodes(
     envs: Envs,
     seeds: Sequence[int],
     actions: ActionSpace,
-    act: Act,
+    act: Actor,
     observe: Observe,
     recorder: Recorder | None = None,
     group_size: int = 1,
@@ -111,21 +119,11 @@ def play_episodes(
         starts.begin(int(slot), int(row))
     normal = observe(envs.observation[slots])
     while len(slots):
-        action, raw = act(normal, rows)
-        step = envs.step(actions.to_env(action), slots)
+        choice = act(normal, rows)
+        step = envs.step(actions.to_env(choice.action), slots)
         after = observe(step.observation)
         if recorder is not None:
-            recorder.add(
-                rows,
-                lengths[rows],
-                observation=normal,
-                action=action,
-                raw_action=raw,
-                next_observation=after,
-                reward=step.reward,
-                terminated=step.terminated,
-                truncated=step.truncated,
-            )
+            recorder.add(rows, lengths[rows], _recorded(normal, choice, step, after))
         returns[rows] += step.reward
         lengths[rows] += 1
         normal = after
@@ -172,8 +170,8 @@ def row_scores(reward: Array, ended: Array, carry: Array) -> tuple[Array, Array]
     return np.where(finished > 0, total / np.maximum(finished, 1), carry), carry
 
 
-def as_batch(tables: dict[str, Array], actor: Actor, device: torch.device, **rows: Array) -> Batch:
-    """The batch of a roll-out: float32 tensors, behavior log-densities and the given row fields, [N] each."""
+def as_batch(tables: dict[str, Array], device: torch.device, **rows: Array) -> Batch:
+    """The batch of a roll-out: float32 tensors, with the given row fields, [N] each."""
     made = {name: _tensor(table, device) for name, table in tables.items()}
     names = ("observation", "action", "raw_action", "next_observation")
     inputs = {name: made.pop(name) for name in names if name in made}
@@ -182,7 +180,6 @@ def as_batch(tables: dict[str, Array], actor: Actor, device: torch.device, **row
         **made,
         **{name: _tensor(values, device) for name, values in rows.items()},
         inputs=inputs,
-        behavior_logp=actor.log_prob(inputs),
         reference_action=action if action.is_floating_point() else None,
         rewards=None if raw is None else {"raw": raw},
     )

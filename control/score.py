@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from unirl.batch import Batch
-from unirl.control.distributions import Categorical, Distribution, Fresh
+from unirl.control.distributions import Categorical, Distribution, Sample
 from unirl.control.policies import distribution
 from unirl.domain import DETACHED
 
@@ -70,7 +70,7 @@ class _Scorer:
         return distribution(self.domain.policy, self.observation)
 
     @cached_property
-    def fresh(self) -> Fresh:
+    def fresh(self) -> Sample:
         """A re-parameterised action at every observation and its log-density."""
         return self.policy.rsample(self.domain.generator)
 
@@ -80,7 +80,7 @@ class _Scorer:
         return distribution(self.domain.policy if acting is None else acting, self.next_observation)
 
     @cached_property
-    def next_fresh(self) -> Fresh:
+    def next_fresh(self) -> Sample:
         """The action at the next state: re-parameterised, then smoothed as the critic's specification says."""
         fresh = self.next_policy.rsample(self.domain.generator)
         spec = _built(self.domain.requirements.q, _Q)

@@ -10,7 +10,10 @@ from matplotlib.textpath import TextToPath
 
 UNITS = 100.0  # of the drawing, per em
 MARGIN = 6.0
-COMMANDS = {Outline.MOVETO: "M", Outline.LINETO: "L", Outline.CURVE3: "Q", Outline.CURVE4: "C", Outline.CLOSEPOLY: "Z"}
+MOVE, LINE, CURVE3, CURVE4, CLOSE = (
+    int(code) for code in (Outline.MOVETO, Outline.LINETO, Outline.CURVE3, Outline.CURVE4, Outline.CLOSEPOLY)
+)
+COMMANDS = {MOVE: "M", LINE: "L", CURVE3: "Q", CURVE4: "C", CLOSE: "Z"}
 # What matplotlib's TeX dialect spells otherwise.
 REWRITES = (
     (re.compile(r"\\[bB]igg?[lr]?\s*([(\[])"), r"\\left\1"),
@@ -43,7 +46,7 @@ def _drawn(latex: str) -> str:
         except ValueError as error:
             raise ValueError(f"cannot draw the formula {latex}: {str(error).strip().splitlines()[-1]}") from error
     points = [(x, -y) for x, y in vertices]
-    inked = [point for point, code in zip(points, codes, strict=True) if code != Outline.CLOSEPOLY]
+    inked = [point for point, code in zip(points, codes, strict=True) if code != CLOSE]
     left, top = (min(values) - MARGIN for values in zip(*inked, strict=True))
     right, bottom = (max(values) + MARGIN for values in zip(*inked, strict=True))
     width, height = right - left, bottom - top
@@ -60,13 +63,13 @@ def _commands(points: list[tuple[float, float]], codes: list[int]) -> str:
     found: list[str] = []
     previous, pending = None, 0
     for (x, y), code in zip(points, codes, strict=True):
-        if code == Outline.CLOSEPOLY:
+        if code == CLOSE:
             found.append("Z")
             pending = 0
             continue
         if pending == 0 or code != previous:
             found.append(COMMANDS[code])
-            pending = {Outline.CURVE3: 2, Outline.CURVE4: 3}.get(code, 1)
+            pending = {CURVE3: 2, CURVE4: 3}.get(code, 1)
         found.append(f"{x:.1f} {y:.1f}")
         previous, pending = code, pending - 1
     return " ".join(found)

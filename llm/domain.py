@@ -104,12 +104,22 @@ class LanguageDomain:
             return [*trunk, *self.value_head.parameters()]
         return []
 
-    def rollout(self, n: int, *, group_size: int = 1, unit: str = "episode", opponent: Opponent | None = None) -> Batch:
+    def rollout(
+        self,
+        n: int,
+        *,
+        group_size: int = 1,
+        unit: str = "episode",
+        opponent: Opponent | None = None,
+        uniform: bool = False,
+    ) -> Batch:
         """`n` responses, in groups of `group_size` to the same training prompt.
 
         With an `opponent`, the last `per_group` responses of each group are drawn from the geometric mixture of policy
         and anchor, and `source` is 1 for them, 0 for the others.
         """
+        if uniform:
+            raise UserError("uniformly random responses teach nothing; a replay source is for control")
         if unit != "episode":
             raise UserError(f"source.unit is '{unit}'; responses are sampled whole, with unit=episode")
         if group_size < 1 or n % group_size:
@@ -256,7 +266,8 @@ class LanguageDomain:
         now = self.score(held_out, {"old_logp"}).old_logp  # all of them: cut into the same pieces as at the start
         risen = (now - held_out.old_logp).sum(1).reshape(-1, 2)[:episodes]
         margin = risen[:, 0] - risen[:, 1]
-        return {"score": float(((margin.sign() + 1) / 2).mean()), "margin": float(margin.mean())}
+        share = float(((margin.sign() + 1) / 2).mean())
+        return {"score": share, "win_rate": share, "margin": float(margin.mean())}
 
     def _respond(
         self,

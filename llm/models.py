@@ -197,6 +197,8 @@ def read_model(path: str, settings: ModelSettings) -> tuple[PreTrainedModel, Pre
     folder = Path(path).is_dir()
     if folder and not (Path(path) / "config.json").is_file():
         raise UserError(f"'{path}' is not a model folder: it has no config.json")
+    if Path(path).is_file():
+        raise UserError(f"'{path}' is a file; a model is a folder with config.json and weights, or a hub id")
     if not folder and path.startswith(("/", ".")):
         raise UserError(f"there is no model folder '{path}'")
     try:
@@ -225,7 +227,9 @@ def _from_pretrained(
             attn_implementation=settings.attention,
             local_files_only=local_files_only,
         )
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+    except (UserError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # safetensors and tokenizers raise classes of their own for a truncated file
         raise UserError(f"'{path}' cannot be loaded as a causal language model: {_line(error)}") from error
     return network, tokenizer
 

@@ -5,11 +5,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import DynamicCache
 
-from unirl.llm.scoring import Head, positions
+from unirl.llm.scoring import positions
+from unirl.llm.token_statistics import Head
 from unirl.llm.variants import Variants
 
+BLOCK = 128  # tokens that are drawn together at first; it divides most large vocabularies
 KEEP_UNTIL = 0.75  # finished rows are dropped when at most this share of the rows in the batch still runs
 
 
@@ -45,7 +48,7 @@ class Responses:
 
         def joined(name: str) -> Tensor:
             leaves = [getattr(part, name) for part in parts]
-            return torch.cat([torch.nn.functional.pad(leaf, (0, longest - leaf.shape[1])) for leaf in leaves])
+            return torch.cat([functional.pad(leaf, (0, longest - leaf.shape[1])) for leaf in leaves])
 
         ended = torch.cat([part.ended for part in parts])
         return Responses(joined("tokens"), joined("logp"), joined("mask"), ended)
@@ -77,17 +80,31 @@ def generate(
 
 
 def draw(logits: Tensor, greedy: bool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """One token per row from softmax(logits) [N, V], and its log-probability; ([N], [N]).
+    """One token per row from p = softmax(logits) [N, V], and its log-probability; ([N], [N]).
 
-    With E ~ Exp(1) for every token, argmax(logits - log E) is an exact draw (the Gumbel-max trick): no sort, no
-    cumulative sum, no synchronisation.
+    Two draws by inversion, of a block of tokens and then of a token in it, are an exact draw from p that costs two
+    random numbers: a number for every token (Gumbel-max, or `torch.multinomial`) costs more than the model that made
+    the logits where the vocabulary is large.
     """
+    p = logits.softmax(-1)
     if greedy:
-        token = logits.argmax(-1)
+        token = logits.argmax(-1, keepdim=True)
     else:
-        noise = torch.empty_like(logits).exponential_(generator=generator)
-        token = (logits - noise.log_()).argmax(-1)
-    return token, logits.gather(-1, token[:, None]).squeeze(-1) - logits.logsumexp(-1)
+        blocks = functional.pad(p, (0, -p.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))
+        block = _inverted(blocks.sum(-1), generator)
+        inside = blocks[torch.arange(len(p), device=p.device), block.squeeze(1)]
+        token = (block * BLOCK + _inverted(inside, generator)).clamp_(max=p.shape[1] - 1)
+    return token.squeeze(1), p.gather(1, token).log().squeeze(1)
+
+
+def _inverted(weights: Tensor, generator: torch.Generator) -> Tensor:
+    """A column per row, drawn in proportion to the weights [N, K]: where the running sum first exceeds u times the sum.
+
+    The clamp is for rows of NaN, which are nowhere in order: a policy that has diverged fails where it is measured.
+    """
+    sums = weights.cumsum(1, dtype=torch.float64)
+    uniform = torch.rand(len(sums), 1, dtype=torch.float64, device=sums.device, generator=generator)
+    return torch.searchsorted(sums, uniform * sums[:, -1:], right=True).clamp_(max=sums.shape[1] - 1)
 
 
 def _decode(
@@ -147,7 +164,7 @@ class _Decoder:
 
     def advance(self, tokens: Tensor) -> None:
         """Read one more token per row, [N]."""
-        self._attention = torch.nn.functional.pad(self._attention, (0, 1), value=True)
+        self._attention = functional.pad(self._attention, (0, 1), value=True)
         self._position = self._position + 1
         self.logits = self._run(tokens[:, None], self._attention, self._position)
 

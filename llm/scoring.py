@@ -1,56 +1,31 @@
 """Log-probabilities, entropies and state values of recorded responses, without ever holding a [N, T, V] tensor."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from unirl.batch import Batch
 from unirl.errors import UserError
 from unirl.llm.microbatch import response_lengths
+from unirl.llm.token_statistics import LOGITS_AT_ONCE, Head, token_statistics
 from unirl.llm.variants import CRITIC, POLICY, Variants
-
-LOGITS_AT_ONCE = 2**24  # numbers in one chunk of logits: 64 MB in float32
 
 PLAIN = frozenset({"logp", "old_logp", "entropy"})
 VALUES = frozenset({"value", "next_value", "value_pred"})
 ANCHORED = frozenset({"anchor_logp", "anchor_kl"})
-WITHOUT_GRADIENT = frozenset({"old_logp", "value", "next_value", "anchor_logp"})
-
-
-@dataclass(frozen=True)
-class Head:
-    """The output projection, at a temperature: logits = (W h + b) / temperature, in at least 32 bits."""
-
-    weight: Tensor
-    bias: Tensor | None
-    temperature: float
-
-    @classmethod
-    def of(cls, network: PreTrainedModel, temperature: float) -> "Head":
-        """The head of a transformers model."""
-        layer = network.get_output_embeddings()
-        return cls(layer.weight, layer.bias, temperature)
-
-    def __call__(self, hidden: Tensor) -> Tensor:
-        """Logits [M, V] of states [M, H]."""
-        logits = functional.linear(hidden, self.weight, self.bias)
-        return logits.to(torch.promote_types(logits.dtype, torch.float32)) / self.temperature
 
 
 @dataclass(frozen=True)
 class Scorer:
     """Computes the fields that `Domain.score` is asked for.
 
-    `logits_at_once` bounds the numbers in one chunk of logits. With several chunks, each is computed again in the
-    backward pass instead of being kept.
+    `logits_at_once` bounds the numbers in one chunk of logits (see `unirl.llm.token_statistics`).
     """
 
     variants: Variants
@@ -169,54 +144,6 @@ def states(network: PreTrainedModel, batch: Batch) -> Tensor:
 def positions(attention: Tensor) -> Tensor:
     """Position of every token among the real tokens of its row, [N, L]; padding gets 0."""
     return (attention.long().cumsum(-1) - 1).clamp(min=0)
-
-
-def token_statistics(
-    hidden: Tensor,
-    targets: Tensor,
-    head: Head,
-    *,
-    entropy: bool = False,
-    anchors: Mapping[str, tuple[Tensor, Head]] | None = None,
-    logits_at_once: int = LOGITS_AT_ONCE,
-) -> dict[str, Tensor]:
-    """`logp` of the targets and, where asked, `entropy` and `kl.<anchor>` = KL(policy to anchor), all [M], in nats.
-
-    `hidden` [M, H] are the states that the `targets` [M] are chosen from; `anchors` are (states [M, H], head) of frozen
-    policies. Logits exist for a chunk of rows at a time; with more than one chunk they are computed again in backward.
-    """
-    anchors = anchors or {}
-    rows = max(1, logits_at_once // head.weight.shape[0])
-    statistics = _statistics_of(head, entropy, {name: other for name, (_, other) in anchors.items()})
-    pieces = [hidden.split(rows), targets.split(rows), *(states.split(rows) for states, _ in anchors.values())]
-    keep = len(pieces[0]) <= 1 or not torch.is_grad_enabled()
-    found = [statistics(*chunk) if keep else _recomputed(statistics, *chunk) for chunk in zip(*pieces, strict=True)]
-    names = ["logp", *(["entropy"] if entropy else []), *(f"kl.{name}" for name in anchors)]
-    return {name: torch.cat(values) for name, values in zip(names, zip(*found, strict=True), strict=True)}
-
-
-def _statistics_of(head: Head, entropy: bool, anchors: Mapping[str, Head]) -> Callable[..., tuple[Tensor, ...]]:
-    def statistics(hidden: Tensor, targets: Tensor, *anchor_hidden: Tensor) -> tuple[Tensor, ...]:
-        logits = head(hidden)
-        normalizer = logits.logsumexp(-1)
-        found = [logits.gather(-1, targets[:, None]).squeeze(-1) - normalizer]
-        if entropy or anchors:
-            log_probabilities = logits - normalizer[:, None]
-            probabilities = log_probabilities.exp()
-        if entropy:
-            found.append(normalizer - (probabilities * logits).sum(-1))
-        for states, anchor in zip(anchor_hidden, anchors.values(), strict=True):
-            found.append((probabilities * (log_probabilities - anchor(states).log_softmax(-1))).sum(-1))
-        return tuple(found)
-
-    return statistics
-
-
-def _recomputed(function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> tuple[Tensor, ...]:
-    result: tuple[Tensor, ...] = checkpoint(
-        function, *inputs, use_reentrant=False, preserve_rng_state=False, determinism_check="none"
-    )
-    return result
 
 
 @contextmanager

@@ -12,6 +12,6 @@ torch.set_num_threads(1)
 # Without an extra, the folders that need it are left out, so that `pip install unirl[control]` can be tested alone.
 collect_ignore_glob: list[str] = []
 if find_spec("transformers") is None:
-    collect_ignore_glob += ["llm/*", "both/*", "docs/*"]
+    collect_ignore_glob += ["llm/*", "both/*", "docs/*", "reliability/*"]
 if find_spec("gymnasium") is None:
-    collect_ignore_glob += ["control/*", "both/*", "docs/*"]
+    collect_ignore_glob += ["control/*", "both/*", "docs/*", "reliability/*"]

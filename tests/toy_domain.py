@@ -26,7 +26,6 @@ class ToyDomain:
         self.policy = ToyPolicy()
         self.info = DomainInfo("control", "toy", independent_decisions=True, target_entropy=0.5, sample_unit="steps")
         self.generator = torch.Generator().manual_seed(seed)
-        self.exploring_uniformly = False
 
     def build(self, requirements: Requirements) -> None:
         self.anchors = {name: ToyPolicy() for name in requirements.anchors}
@@ -39,11 +38,19 @@ class ToyDomain:
     def parameters(self, role: str) -> list[nn.Parameter]:
         return {"policy": list(self.policy.parameters()), "value": [self.value], "q": [self.critic]}.get(role, [])
 
-    def rollout(self, n: int, *, group_size: int = 1, unit: str = "episode", opponent: Opponent | None = None) -> Batch:
+    def rollout(
+        self,
+        n: int,
+        *,
+        group_size: int = 1,
+        unit: str = "episode",
+        opponent: Opponent | None = None,
+        uniform: bool = False,
+    ) -> Batch:
         with torch.no_grad():
             noise = torch.randn(n, 1, generator=self.generator)
             action = self.policy.mean + self.policy.log_std.exp() * noise
-            if self.exploring_uniformly:
+            if uniform:
                 action = 4 * torch.rand(n, 1, generator=self.generator) - 2
             logp = self.policy.distribution().log_prob(action)
         return self._rows(action, group_size).replace(behavior_logp=logp)

@@ -4,11 +4,11 @@ Rows are trajectories, responses or segments (N); columns are decisions (T, righ
 for the meaning of every field; `FIELDS` below is the same table for the machine.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from tensordict import TensorDict, TensorDictBase
+from tensordict import TensorDict
 from torch import Tensor
 
 DECISION = "decision"  # [N, T]: one number per decision
@@ -67,33 +67,35 @@ FIELDS: dict[str, tuple[str, str]] = {  # name -> (shape, who usually fills it)
 }
 
 _NOT_ROWS = (PAIRS, WHOLE)
+Nested = dict[str, Tensor]
+Rows = dict[str, Any]  # a tensor or `Nested` for each field
 
 
 class MissingFieldError(AttributeError):
     """A part asked for a field that nobody filled."""
 
     def __init__(self, field: str, part: str = "") -> None:
-        self.field = field
+        self.field, self.part = field, part
         wanted = f"{part} needs" if part else "the batch has no"
         super().__init__(f"{wanted} `{field}`; usually filled by {FIELDS[field.split('.')[0]][1]}")
 
     def wanted_by(self, part: str) -> "MissingFieldError":
-        """The same error, naming the part that asked."""
-        return MissingFieldError(self.field, part)
+        """The same error, naming the part that asked first."""
+        return MissingFieldError(self.field, self.part or part)
 
 
 class Batch:
-    """A typed record over a `TensorDict` of rows: fields read as attributes, `replace` gives a new one.
+    """A typed record of rows: fields read as attributes, `replace` gives a new one; what is read is not to be changed.
 
     Head-first fields ([heads, N, T]) are stored row-first, so that indexing, `cat` and `to` act on rows alike;
     `pairs`, `pair_label` and whole-batch scalars lie beside the rows. Raises `MissingFieldError` for an absent
     field and `ValueError` for an unknown name or rows that disagree in number.
     """
 
-    __slots__ = ("_beside", "_rows")
+    __slots__ = ("_beside", "_count", "_rows")
 
     def __init__(self, **values: Any) -> None:
-        rows: dict[str, Any] = {}
+        self._rows: Rows = {}
         self._beside: dict[str, Any] = {}
         for name, value in values.items():
             shape = FIELDS.get(name)
@@ -104,20 +106,21 @@ class Batch:
             if shape[0] in _NOT_ROWS:
                 self._beside[name] = value
             else:
-                rows[name] = _row_first(shape[0], value)
-        count = _row_count(rows)
-        self._rows: TensorDictBase = TensorDict({k: _nested(v, count) for k, v in rows.items()}, [count])
+                self._rows[name] = _row_first(shape[0], value)
+        self._count = _row_count(self._rows)
+        for name, value in self._rows.items():
+            self._check(name, value)
 
     @classmethod
-    def of_rows(cls, rows: TensorDictBase) -> "Batch":
-        """A batch over stored rows (head-first fields row-first), as `Batch.rows` gives them."""
-        return cls._of(rows, {})
-
-    @classmethod
-    def _of(cls, rows: TensorDictBase, beside: dict[str, Any]) -> "Batch":
+    def _of(cls, rows: Rows, beside: dict[str, Any], count: int) -> "Batch":
         made = object.__new__(cls)
-        made._rows, made._beside = rows, beside
+        made._rows, made._beside, made._count = rows, beside, count
         return made
+
+    def _check(self, name: str, value: Any) -> None:
+        for leaf in value.values() if isinstance(value, dict) else (value,):
+            if leaf.shape[0] != self._count:
+                raise ValueError(f"field '{name}' has {leaf.shape[0]} rows, the batch has {self._count}")
 
     def __getattr__(self, name: str) -> Any:
         shape = FIELDS.get(name)
@@ -127,7 +130,7 @@ class Batch:
             if name not in self._beside:
                 raise MissingFieldError(name)
             return self._beside[name]
-        value = self._rows.get(name, None)
+        value = self._rows.get(name)
         if value is None:
             raise MissingFieldError(name)
         if shape[0] == HEADS and value.dim() == 3:
@@ -140,15 +143,15 @@ class Batch:
         head, _, tail = name.partition(".")
         if head in self._beside:
             return True
-        value = self._rows.get(head, None)
-        return value is not None and (not tail or tail in value.keys())
+        value = self._rows.get(head)
+        return value is not None and (not tail or tail in value)
 
     def __len__(self) -> int:
-        return int(self._rows.batch_size[0])
+        return self._count
 
     def __iter__(self) -> Iterator[str]:
         """Names of the fields that are present."""
-        yield from self._rows.keys()
+        yield from self._rows
         yield from self._beside
 
     def __repr__(self) -> str:
@@ -164,25 +167,20 @@ class Batch:
 
     def replace(self, **values: Any) -> "Batch":
         """A batch with these fields set; nested fields are merged name by name; `None` removes a field."""
-        rows, beside = self._rows.copy(), dict(self._beside)
+        rows, beside = dict(self._rows), dict(self._beside)
         for name, value in values.items():
             if name not in FIELDS:
                 raise ValueError(f"unknown field '{name}'; the fields of a batch are listed in docs/design.md")
             kind = FIELDS[name][0]
-            store: Any = beside if kind in _NOT_ROWS else rows
             if value is None:
-                if name in store.keys():
-                    del store[name]
+                (beside if kind in _NOT_ROWS else rows).pop(name, None)
             elif kind in _NOT_ROWS:
                 beside[name] = value
-            elif kind == NESTED and name in rows.keys():
-                merged = rows.get(name).copy()
-                for key, leaf in value.items():
-                    merged.set(key, leaf)
-                rows.set(name, merged)
             else:
-                rows.set(name, _nested(_row_first(kind, value), len(self)))
-        return Batch._of(rows, beside)
+                value = _row_first(kind, value)
+                self._check(name, value)
+                rows[name] = {**rows.get(name, {}), **value} if kind == NESTED else value
+        return Batch._of(rows, beside, self._count)
 
     def __getitem__(self, rows: Any) -> "Batch":
         """The chosen rows (slice, index or boolean tensor). Pairs whose two rows are kept are kept and re-numbered."""
@@ -196,7 +194,7 @@ class Batch:
             beside["pairs"] = pairs[kept]
             if "pair_label" in beside:
                 beside["pair_label"] = beside["pair_label"][kept]
-        return Batch._of(self._rows[chosen], beside)
+        return self._each(lambda leaf: leaf.index_select(0, chosen), beside, len(chosen))
 
     def of_pairs(self, which: Tensor) -> "Batch":
         """The chosen pairs (indices into `pairs`) with just the rows they compare."""
@@ -205,11 +203,17 @@ class Batch:
         beside = dict(self._beside, pairs=inverse)
         if "pair_label" in beside:
             beside["pair_label"] = beside["pair_label"][which]
-        return Batch._of(self._rows[rows], beside)
+        return self._each(lambda leaf: leaf.index_select(0, rows), beside, len(rows))
+
+    def _each(self, change: Callable[[Tensor], Tensor], beside: dict[str, Any], count: int) -> "Batch":
+        """The batch with every tensor of its rows changed."""
+        return Batch._of(_each(self._rows, change), beside, count)
 
     def decisions(self) -> "Batch":
         """Every masked decision as a row of its own, [M, 1]; row fields are repeated. Pairs do not survive."""
         mask = self.mask
+        if mask.shape[1] == 1 and "pairs" not in self and bool(mask.all()):
+            return self
         row = torch.arange(len(self), device=mask.device)[:, None].expand_as(mask)[mask]
         column = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)[mask]
 
@@ -219,11 +223,11 @@ class Batch:
         picked: dict[str, Any] = {}
         for name, value in self._rows.items():
             shape = FIELDS[name][0]
-            if isinstance(value, TensorDictBase):
-                picked[name] = {k: pick(v, name != "context" and v.dim() >= 2) for k, v in _leaves(value)}
+            if isinstance(value, dict):
+                picked[name] = {k: pick(v, name != "context" and v.dim() >= 2) for k, v in value.items()}
             elif shape == HEADS and value.dim() == 3:
                 picked[name] = value[row, :, column].unsqueeze(-1).movedim(1, 0)
-            elif isinstance(value, Tensor):
+            else:
                 picked[name] = pick(value, shape != ROW)
         beside = {k: v for k, v in self._beside.items() if FIELDS[k][0] == WHOLE}
         return Batch(**picked, **beside)
@@ -231,90 +235,99 @@ class Batch:
     @staticmethod
     def cat(batches: Sequence["Batch"]) -> "Batch":
         """Rows of all batches, padded to the longest; only the fields that all of them have; pairs re-numbered."""
-        decisions = max(b._rows.get("mask").shape[1] for b in batches)
+        decisions = max(b._rows["mask"].shape[1] for b in batches)
         context = max(_context_width(b._rows) for b in batches)
         common = set.intersection(*(set(b) for b in batches))
-        shared = [b._rows.select(*sorted(n for n in common if n not in b._beside)) for b in batches]
-        rows: Any = torch.cat([_padded(r, decisions, context) for r in shared])  # type: ignore[arg-type]
+        names = sorted(name for name in common if name not in batches[0]._beside)
+        padded = [_padded({name: b._rows[name] for name in names}, decisions, context) for b in batches]
+        rows: Rows = {name: _joined([each[name] for each in padded]) for name in names}
         beside = {k: v for k, v in batches[0]._beside.items() if k in common and FIELDS[k][0] == WHOLE}
         if "pairs" in common:
             starts = torch.tensor([0] + [len(b) for b in batches[:-1]]).cumsum(0)
             beside["pairs"] = torch.cat([b.pairs + int(s) for b, s in zip(batches, starts, strict=True)])
         if "pair_label" in common:
             beside["pair_label"] = torch.cat([b.pair_label for b in batches])
-        return Batch._of(rows, beside)
+        return Batch._of(rows, beside, sum(len(b) for b in batches))
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""
         beside = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in self._beside.items()}
-        return Batch._of(self._rows.to(device), beside)
+        return self._each(lambda leaf: leaf.to(device), beside, self._count)
 
     def detach(self) -> "Batch":
         """The same batch without gradients."""
-        return Batch._of(self._rows.detach(), dict(self._beside))
+        return self._each(Tensor.detach, dict(self._beside), self._count)
 
-    @property
-    def rows(self) -> TensorDictBase:
-        """The row fields as a `TensorDict` (for storage; head-first fields are row-first here)."""
-        return self._rows
+    def fields(self) -> dict[str, Any]:
+        """Every field that is present, with plain dicts for nested ones: `Batch(**batch.fields())` is the batch."""
+        values = {name: getattr(self, name) for name in self}
+        return {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
+
+    def to_tensordict(self) -> TensorDict:
+        """The row fields as a `TensorDict` (head-first fields row-first), for its storage and tools."""
+        return TensorDict(self._rows, [self._count])
 
     @property
     def device(self) -> torch.device:
         """Where the rows are."""
-        return next(leaf.device for leaf in self._rows.values(True, True) if isinstance(leaf, Tensor))
+        first = next(iter(self._rows.values()))
+        leaf: Tensor = next(iter(first.values())) if isinstance(first, dict) else first
+        return leaf.device
 
 
 class Anchors(Mapping[str, Tensor]):
     """Named tensors of a nested field; a missing name raises `MissingFieldError` as a missing field does."""
 
-    def __init__(self, field: str, values: TensorDictBase) -> None:
+    def __init__(self, field: str, values: Nested) -> None:
         self._field, self._values = field, values
 
     def __getitem__(self, name: str) -> Tensor:
-        value: Tensor | None = self._values.get(name, None)
+        value = self._values.get(name)
         if value is None:
             raise MissingFieldError(f"{self._field}.{name}")
         return value
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._values.keys())
+        return iter(self._values)
 
     def __len__(self) -> int:
-        return len(self._values.keys())
+        return len(self._values)
 
 
 def _row_first(shape: str, value: Any) -> Any:
-    return value.movedim(0, 1) if shape == HEADS and value.dim() == 3 else value
+    """How a field is stored: rows first, nested fields as plain dicts."""
+    if shape == HEADS and value.dim() == 3:
+        return value.movedim(0, 1)
+    return dict(value) if isinstance(value, Mapping) else value
 
 
-def _leaves(nested: TensorDictBase) -> list[tuple[str, Tensor]]:
-    """Names and tensors of a nested field."""
-    return [(str(name), leaf) for name, leaf in nested.items() if isinstance(leaf, Tensor)]
-
-
-def _row_count(rows: dict[str, Any]) -> int:
+def _row_count(rows: Rows) -> int:
     for value in rows.values():
-        leaf = next(iter(value.values()), None) if isinstance(value, Mapping | TensorDictBase) else value
-        if isinstance(leaf, Tensor):
-            return leaf.shape[0]
+        for leaf in value.values() if isinstance(value, dict) else (value,):
+            return int(leaf.shape[0])
     return 0
 
 
-def _nested(value: Any, count: int) -> Any:
-    return TensorDict(dict(value), [count]) if isinstance(value, Mapping) else value
+def _each(rows: Rows, change: Callable[[Tensor], Tensor]) -> Rows:
+    return {k: _each(v, change) if isinstance(v, dict) else change(v) for k, v in rows.items()}
 
 
-def _padded(rows: TensorDictBase, decisions: int, context: int) -> TensorDictBase:
+def _joined(values: list[Any]) -> Any:
+    if isinstance(values[0], dict):
+        return {name: torch.cat([value[name] for value in values]) for name in values[0]}
+    return torch.cat(values)
+
+
+def _padded(rows: Rows, decisions: int, context: int) -> Rows:
     """Pad the decision dimension on the right and the context on the left, with zeros."""
-    padded = rows.copy()
+    padded = dict(rows)
     for name, value in rows.items():
         shape = FIELDS[name][0]
-        if isinstance(value, TensorDictBase):
+        if isinstance(value, dict):
             left = name == "context"
-            leaves = {k: _pad(v, 1, context if left else decisions, left) for k, v in _leaves(value)}
-            padded.set(name, TensorDict(leaves, value.batch_size))
-        elif shape != ROW and isinstance(value, Tensor):
-            padded.set(name, _pad(value, 2 if shape == HEADS and value.dim() == 3 else 1, decisions, left=False))
+            padded[name] = {k: _pad(v, 1, context if left else decisions, left) for k, v in value.items()}
+        elif shape != ROW:
+            padded[name] = _pad(value, 2 if shape == HEADS and value.dim() == 3 else 1, decisions, left=False)
     return padded
 
 
@@ -325,6 +338,5 @@ def _pad(leaf: Tensor, dim: int, length: int, left: bool) -> Tensor:
     return torch.cat([gap, leaf] if left else [leaf, gap], dim)
 
 
-def _context_width(rows: TensorDictBase) -> int:
-    context = rows.get("context", None)
-    return max((v.shape[1] for v in context.values() if v.dim() > 1), default=0) if context is not None else 0
+def _context_width(rows: Rows) -> int:
+    return max((v.shape[1] for v in rows.get("context", {}).values() if v.dim() > 1), default=0)

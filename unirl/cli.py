@@ -1,6 +1,7 @@
 """The command line: finds the command, turns errors into one line and an exit code.
 
-Exit codes: 0 done; 1 a cell of a comparison failed, or something is broken; 2 the user can put it right; 130 Ctrl-C.
+Exit codes: 0 done; 1 a cell of a comparison failed, or something is broken; 2 the user can put it right; 130 Ctrl-C;
+143 SIGTERM.
 Commands of other packages are found through entry points of the group `unirl.commands`; no domain is imported here.
 """
 
@@ -24,7 +25,10 @@ COMMANDS = {  # name -> (module, summary)
     "report": ("unirl.commands.report", "make a report from run folders"),
     "methods": ("unirl.commands.methods", "list every method: paper, parts, domains"),
     "parts": ("unirl.commands.parts", "list the parts that methods are made of, with their hyper-parameters"),
-    "doctor": ("unirl.commands.doctor", "show versions, missing extras and how to install them, devices, threads"),
+    "doctor": (
+        "unirl.commands.doctor",
+        "show versions, devices, missing extras and how to get them; try each domain for seconds",
+    ),
 }
 
 
@@ -37,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except TrainingInterruptedError as interruption:
-        return _stop(str(interruption), 130)
+        return _stop(str(interruption), interruption.code)
     except KeyboardInterrupt:
         return _stop("interrupted", 130)
     except BrokenPipeError:  # `unirl methods | head`: the reader has seen enough

@@ -106,8 +106,16 @@ class Domain(Protocol):
         """Trainable parameters of `policy`, `value` or `q`."""
         ...
 
-    def rollout(self, n: int, *, group_size: int = 1, unit: str = "episode", opponent: Opponent | None = None) -> Batch:
-        """Sample with the current policy.
+    def rollout(
+        self,
+        n: int,
+        *,
+        group_size: int = 1,
+        unit: str = "episode",
+        opponent: Opponent | None = None,
+        uniform: bool = False,
+    ) -> Batch:
+        """Sample with the current policy, or (`uniform`, the warm-up of off-policy methods) uniformly at random.
 
         `unit="episode"`: `n` whole rows, in groups of `group_size` from the same start (prompt, reset state).
         `unit="segment"`: `n` decisions in total, continuing where the last call stopped (control only).

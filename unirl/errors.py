@@ -1,13 +1,31 @@
 """Errors that a user can cause: one line that says what is wrong and what would be right."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
 LISTED = 30  # names that an error lists where none is near
 
 
 class UserError(Exception):
-    """Something a user typed or supplied is wrong; the command line prints it as one line and exits with code 2."""
+    """Something a user typed or supplied is wrong; the command line prints it as one line and exits with code 2.
+
+    Line breaks, which another package's message may bring along, become spaces.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.splitlines()))
+
+
+class RunWarning(UserWarning):
+    """Something a user should know while the work goes on; the command line prints it as one line."""
+
+
+class NonFiniteError(ArithmeticError):
+    """A loss or the gradient of the `names` stepped together is NaN or infinite; nothing has been stepped."""
+
+    def __init__(self, names: tuple[str, ...], losses: Mapping[str, float], gradient_norm: float) -> None:
+        self.names, self.losses, self.gradient_norm = names, dict(losses), gradient_norm
+        super().__init__(f"losses {self.losses}, gradient norm {gradient_norm}")
 
 
 def unknown(what: str, given: str, known: Iterable[str], see: str = "") -> UserError:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -95,26 +96,39 @@ class Method:
             needed = replace(needed, value=needed.value or asked.value, q=q)
         return needed
 
-    @property
+    @cached_property
     def losses_in_order(self) -> tuple[str, ...]:
         """Names of the losses: critics first, then the policy, then learned coefficients."""
         critics = dict.fromkeys(critic.loss_name for critic in self.critics)
         learned = ("temperature",) if self.parameters("temperature") else ()
         return (*critics, "policy", *learned)
 
-    @property
+    @cached_property
     def prepares_with(self) -> frozenset[str]:
         """Detached fields that the domain computes once per batch, before `prepare` and the update."""
         return split_needs({name for part in self.parts for name in _reads(part)})[0]
 
     def differentiates(self, names: Collection[str]) -> frozenset[str]:
         """Differentiable fields that the named losses need."""
+        losses = frozenset(names)
+        if losses not in self._differentiated:
+            self._differentiated[losses] = split_needs(
+                {name for part in self._readers(losses) for name in _reads(part)}
+            )[1]
+        return self._differentiated[losses]
+
+    @cached_property
+    def _differentiated(self) -> dict[frozenset[str], frozenset[str]]:
+        return {}
+
+    def _readers(self, names: Collection[str]) -> list[Any]:
+        """The parts that the named losses are made of."""
         readers: list[Any] = [critic for critic in self.critics if critic.loss_name in names]
         if "policy" in names:
             readers += [self.objective, *(term.penalty for term in self.terms)]
         if "temperature" in names:
             readers += [term.coefficient for term in self.terms]
-        return split_needs({name for part in readers for name in _reads(part)})[1]
+        return readers
 
     def parameters(self, name: str) -> list[nn.Parameter]:
         """Parameters that the method itself learns (`temperature`)."""
@@ -122,7 +136,7 @@ class Method:
             return []
         return [parameter for term in self.terms for parameter in term.coefficient.parameters()]
 
-    @property
+    @cached_property
     def by_row(self) -> bool:
         """Whether rows must stay whole in the update: row or pair losses, or a reduction over rows."""
         rowwise = (getattr(part, "rowwise", False) for part in (self.objective, self.reduce))

@@ -56,6 +56,8 @@ def make(kind: str, name: str, **hyper: Any) -> Any:
 def part_class(kind: str, name: str) -> type:
     """The class registered as `name` of `kind`; raises `UserError` with near matches."""
     if name not in _PARTS.get(kind, {}):
+        importlib.import_module("unirl.parts")
+    if name not in _PARTS.get(kind, {}):  # only then pay for the import of the domains
         _load_all()
     if kind not in _PARTS:
         raise unknown("kind of part", kind, _PARTS, see="unirl parts")

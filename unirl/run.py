@@ -4,51 +4,71 @@ import importlib
 import json
 import os
 import platform
-import random
 import resource
 import sys
 import time
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 
 from unirl.domain import Domain
-from unirl.errors import UserError
+from unirl.errors import RunWarning, UserError
 from unirl.method import Method
 from unirl.optim import make_update
 from unirl.registry import make
+from unirl.trainer import generators
 from unirl.trainer.checkpoint import read_checkpoint
+from unirl.trainer.exhaustion import exhaustion_in_one_line, is_allocation
+from unirl.trainer.files import write_whole
+from unirl.trainer.lock import run_lock
 from unirl.trainer.loop import Schedule, Trainer
 from unirl.trainer.progress import ProgressSink, SilentProgress
 
+SECTIONS = ("method", "domain", "task", "model", "seed")  # without these a configuration cannot be built
 PACKAGES = ("unirl", "torch", "tensordict", "gymnasium", "mujoco", "transformers", "peft", "numpy")
 
 
 def train(config: Mapping[str, Any], *, progress: ProgressSink | None = None) -> dict[str, Any]:
-    """Train from the start and write the run folder; returns the content of `result.json`."""
+    """Train from the start and write the run folder; returns the content of `result.json`.
+
+    Raises `UserError` where the folder holds a run already or another process trains there.
+    """
     folder = Path(config["out"])
-    if (folder / "metrics.jsonl").exists():
-        raise UserError(f"{folder} already holds a run; `unirl resume {folder}` continues it, out=DIR chooses another")
-    _write_config(config, folder)
-    return _run(build(config, progress), config, folder)
+    with run_lock(folder), exhaustion_in_one_line(config, folder):
+        if (folder / "metrics.jsonl").exists() or (folder / "checkpoints").exists():
+            raise UserError(
+                f"{folder} already holds a run; `unirl resume {folder}` continues it, out=DIR chooses another"
+            )
+        _write_config(config, folder)
+        return _run(build(config, progress), config, folder)
 
 
 def resume(folder: Path | str, *, progress: ProgressSink | None = None) -> dict[str, Any]:
-    """Continue a run from its newest complete checkpoint; from the start where there is none."""
+    """Continue a run from its newest readable checkpoint; from the start where there is none.
+
+    A run that has reached its end is left as it is, with a warning. Raises `UserError` where another process trains it.
+    """
     folder = Path(folder)
     config = read_config(folder)
-    trainer = build({**config, "out": str(folder)}, progress)
-    state = read_checkpoint(folder)
-    if state is None:
-        (folder / "metrics.jsonl").unlink(missing_ok=True)
-    else:
-        trainer.load_state_dict(state)
-    return _run(trainer, config, folder)
+    with run_lock(folder), exhaustion_in_one_line(config, folder):
+        trainer = build({**config, "out": str(folder)}, progress)
+        state = read_checkpoint(folder)
+        if state is None:
+            (folder / "metrics.jsonl").unlink(missing_ok=True)
+        else:
+            with _fitting(folder):
+                trainer.load_state_dict(state)
+        if trainer.progress >= 1.0 and (folder / "result.json").exists():
+            warnings.warn(RunWarning(f"{folder} has reached its end: there is nothing to resume"), stacklevel=2)
+            result: dict[str, Any] = json.loads((folder / "result.json").read_text())
+            return result
+        return _run(trainer, config, folder)
 
 
 def load(folder: Path | str) -> Trainer:
@@ -58,7 +78,8 @@ def load(folder: Path | str) -> Trainer:
     state = read_checkpoint(folder)
     if state is None:
         raise UserError(f"{folder} has no checkpoint yet; `unirl resume {folder}` trains on")
-    trainer.domain.load_state_dict(state["domain"])
+    with _fitting(folder):
+        trainer.domain.load_state_dict(state["domain"])
     return trainer
 
 
@@ -89,14 +110,18 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} is not a run folder (no readable config.yaml)") from error
     except yaml.YAMLError as error:
         raise UserError(f"{folder}/config.yaml is not valid YAML") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{folder}/config.yaml holds no configuration")
-    return content
+    missing = [key for key in SECTIONS if key not in content] if isinstance(content, dict) else SECTIONS
+    if missing:
+        raise UserError(f"{folder}/config.yaml is not a run's configuration: it has no '{missing[0]}'")
+    result: dict[str, Any] = content
+    return result
 
 
 def build(config: Mapping[str, Any], progress: ProgressSink | None) -> Trainer:
     """Make the domain, the method, the source and the update that a configuration names."""
-    _seed_everything(config)
+    _check_device(str(config.get("device", "cpu")))
+    torch.set_num_threads(int(config.get("threads") or 1))
+    generators.seed(int(config["seed"]))
     for module in config.get("plugins") or []:
         _import_plugin(str(module))
     domain = _make_domain(config)
@@ -104,13 +129,14 @@ def build(config: Mapping[str, Any], progress: ProgressSink | None) -> Trainer:
     method = Method.from_config(method_config, domain.info)
     domain.build(method.requirements)
     if config.get("init"):
-        domain.start_from(_domain_state(Path(config["init"])))
+        with _fitting(Path(config["init"])):
+            domain.start_from(_domain_state(Path(config["init"])))
     source_config = method_config.get("source") or {"name": "online"}
     source_config = {"name": source_config} if isinstance(source_config, str) else dict(source_config)
     source = make("source", source_config.pop("name", "online"), **source_config)
     source.start(domain, int(config["seed"]))
     update_config = dict(method_config.get("update") or {})
-    epochs, parts = int(update_config.pop("epochs", 1)), int(update_config.pop("minibatches", 1))
+    epochs, parts = (_count(update_config, key) for key in ("epochs", "minibatches"))
     parameters = {name: domain.parameters(name) or method.parameters(name) for name in method.losses_in_order}
     budget: dict[str, Any] = {key: config.get(key) for key in ("samples", "iterations")}
     counts = {key: int(config[key]) for key in ("evaluations", "evaluation_episodes", "checkpoints", "logs")}
@@ -124,6 +150,21 @@ def build(config: Mapping[str, Any], progress: ProgressSink | None) -> Trainer:
         progress_sink=progress or SilentProgress(),
         seed=int(config["seed"]),
     )
+
+
+@contextmanager
+def _fitting(folder: Path) -> Iterator[None]:
+    """Say in one line that a run's checkpoint does not fit what has just been built."""
+    try:
+        yield
+    except (KeyError, ValueError, RuntimeError) as error:
+        if is_allocation(error):
+            raise
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error).strip().partition("\n")[0].rstrip(":")
+        raise UserError(
+            f"the checkpoint of {folder} does not fit this configuration ({reason}); was it changed, or was the "
+            f"checkpoint written by another version of unirl?"
+        ) from error
 
 
 def _domain_state(folder: Path) -> Any:
@@ -155,6 +196,20 @@ def _make_domain(config: Mapping[str, Any]) -> Domain:
 _NOT_OPTIONS = ("_target_", "name", "by_source", "default_task", "default_model", "evaluation_episodes")
 
 
+def _count(update: dict[str, Any], key: str) -> int:
+    value = update.pop(key, 1)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UserError(f"method.update.{key} is {value!r}; it must be a whole number of at least 1")
+    return value
+
+
+def _check_device(name: str) -> None:
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:  # torch's own messages run to many lines
+        raise UserError(f"device={name} cannot be used here; `unirl doctor` shows the devices that can") from error
+
+
 def _import_plugin(module: str) -> None:
     sys.path.insert(0, str(Path.cwd()))
     try:
@@ -167,20 +222,8 @@ def _import_plugin(module: str) -> None:
         sys.path.pop(0)
 
 
-def _seed_everything(config: Mapping[str, Any]) -> None:
-    torch.set_num_threads(int(config.get("threads") or 1))
-    seed = int(config["seed"])
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-
-
 def _write_config(config: Mapping[str, Any], folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False))
-    except OSError as error:
-        raise UserError(f"cannot write into {folder}: {error.strerror or error}") from error
+    write_whole(folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
 
 
 def _run(trainer: Trainer, config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -190,9 +233,7 @@ def _run(trainer: Trainer, config: Mapping[str, Any], folder: Path) -> dict[str,
     sink.start(total, unit, f"{trainer.method.name} on {trainer.domain.info.task}, seed {trainer.seed}")
     trainer.run()
     result = _result(trainer, config)
-    temporary = folder / ".result.json"
-    temporary.write_text(json.dumps(result, indent=2) + "\n")
-    temporary.rename(folder / "result.json")
+    write_whole(folder / "result.json", json.dumps(result, indent=2) + "\n")
     sink.finish(result)
     return result
 

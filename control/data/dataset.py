@@ -123,11 +123,6 @@ class TransitionDataset:
     def __len__(self) -> int:
         return int(self._reward.shape[0])
 
-    @property
-    def episode_lengths(self) -> np.ndarray:
-        """Rows per episode, [E]."""
-        return self._lengths
-
     def sample(self, n: int) -> Batch:
         """`n` transitions drawn uniformly with replacement, one decision each, [n, 1]."""
         index = torch.randint(len(self), (n,), generator=self._generator)
@@ -135,10 +130,6 @@ class TransitionDataset:
             self._constants[n] = torch.ones(n, 1, dtype=torch.bool), torch.full((n,), DEMONSTRATION)
         mask, source = self._constants[n]
         return self._at(index.unsqueeze(1), mask=mask, source=source)
-
-    def sample_episodes(self, n: int) -> Batch:
-        """`n` whole episodes drawn uniformly with replacement, [n, T]."""
-        return self.episodes(torch.randint(len(self._starts), (n,), generator=self._generator))
 
     def episodes(self, which: Tensor | None = None) -> Batch:
         """The chosen episodes (default: all, in order), right-padded to the longest; `score` is the recorded return."""

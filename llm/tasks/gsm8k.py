@@ -68,9 +68,10 @@ class GSM8K:
         if apart is not None:
             return problems, [self._problem(located, len(records) + i) for i, located in enumerate(apart)]
         training = [problem for problem in problems if not is_held_out(problem.key)]
-        if not training:
+        held_out = [problem for problem in problems if is_held_out(problem.key)]
+        if not training or not held_out:
             raise UserError(f"{self.path}: {len(problems)} records are too few to hold some out; give task.test_path")
-        return training, [problem for problem in problems if is_held_out(problem.key)]
+        return training, held_out
 
     def _test_records(self) -> list[Located] | None:
         if self.test_path is not None:

@@ -50,7 +50,7 @@ def test_a_stopped_run_continues_as_if_it_had_not_been_stopped(method, domain, t
     first._evaluate()
     while first.iteration < half + 1:  # one iteration is lost: the checkpoint is older than the stop
         before = first.progress
-        first._iterate(before)
+        first.iterate()
         first._report(before, first.progress)
         if first.iteration == half:
             first.checkpoint()
@@ -89,8 +89,8 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path):
 
 @pytest.mark.parametrize("domain", ["control", "llm"])
 def test_a_run_can_start_from_another_runs_policy(domain, tmp_path):
-    first = train(typed("grpo", domain, tmp_path / "first", "method.update.lr=3e-3"))
-    second = train(typed("grpo", domain, tmp_path / "second", f"init={tmp_path / 'first'}"))
+    first = train(typed("grpo", domain, tmp_path / "first", "method.update.lr=3e-3", "evaluation_episodes=16"))
+    second = train(typed("grpo", domain, tmp_path / "second", f"init={tmp_path / 'first'}", "evaluation_episodes=16"))
     assert second["score_start"] == first["score_end"] != first["score_start"]
 
 

@@ -153,14 +153,3 @@ def test_parts_shows_hyper_parameters_with_defaults(capsys):
     entry = next(e for e in json.loads(capsys.readouterr().out) if e["name"] == "ppo_clip")
     assert entry["file"] == "unirl/objectives/clipped.py"
     assert entry["summary"].startswith("Pessimistic clipped surrogate")
-
-
-def test_doctor_names_devices_and_what_to_install(capsys):
-    assert cli.main(["doctor", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert "cpu" in found["devices"][0]
-    assert found["extras"]["core"]["complete"]
-    for extra in found["extras"].values():
-        assert extra["complete"] == (extra["install"] is None)
-    assert cli.main(["doctor"]) == 0
-    assert "torch" in capsys.readouterr().out

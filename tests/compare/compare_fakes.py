@@ -23,6 +23,7 @@ def write_run(
     scores: tuple[float, ...] = (10.0, 20.0, 40.0),
     samples: tuple[int, ...] = (0, 100, 200),
     finished: bool = True,
+    normalised: tuple[float, ...] | None = None,
     config: dict[str, Any] | None = None,
 ) -> Path:
     """`root/<method>/<task>/seed_<seed>` with config.yaml, metrics.jsonl (0.5 s per evaluation) and result.json."""
@@ -39,7 +40,8 @@ def write_run(
     (folder / "config.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     lines = []
     for step, (count, score) in enumerate(zip(samples, scores, strict=True)):
-        lines.append({"step": step, "seconds": 0.5 * step, "samples": count, "eval/score": score})
+        line = {"step": step, "seconds": 0.5 * step, "samples": count, "eval/score": score}
+        lines.append(line | ({"eval/normalized_score": normalised[step]} if normalised else {}))
         lines.append({"step": step, "seconds": 0.5 * step, "samples": count, "loss/policy": 0.1})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     if finished:
@@ -47,6 +49,8 @@ def write_run(
             "method": method,
             "score_start": scores[0],
             "score_end": scores[-1],
+            "samples": samples[-1],
+            "sample_unit": "environment steps" if domain == "control" else "generated tokens",
             "seconds": 0.5 * (len(scores) - 1),
         }
         (folder / "result.json").write_text(json.dumps({**result, "versions": {"torch": "2.13"}}))

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from unirl.compare import plan as plans
+from unirl.compare.cores import usable_cores
 from unirl.errors import UserError
 
 DOMAIN_OF = {"hopper": "control", "addition": "llm", "d4rl/hopper": "control"}
@@ -20,7 +21,8 @@ def configurations(monkeypatch):
 
     def compose(overrides):
         chosen = dict(text.split("=", 1) for text in overrides)
-        return {"method": {"name": chosen["method"]}, "task": {"name": chosen["task"]}}
+        method = {"name": chosen["method"], "objective": chosen.get("method.objective", "policy_gradient")}
+        return {"method": method, "domain": {"name": chosen["domain"]}, "task": {"name": chosen["task"]}}
 
     monkeypatch.setattr(plans, "group_config", group_config)
     monkeypatch.setattr(plans, "compose", compose)
@@ -84,6 +86,36 @@ def test_comma_lists_mean_the_same_as_lists():
     assert (
         plans.make_plan(["method=ppo,grpo", "seeds=1"]).cells == plans.make_plan(["method=[ppo,grpo]", "seeds=1"]).cells
     )
+
+
+def test_a_misspelt_part_is_found_before_anything_is_trained():
+    with pytest.raises(UserError, match="unknown objective 'policy_gradeint'"):
+        plans.make_plan(["method=ppo", "domain=control", "method.objective=policy_gradeint"])
+
+
+def test_cells_train_on_as_many_cores_as_may_be_used(monkeypatch):
+    monkeypatch.setattr(plans, "usable_cores", lambda: 7)
+    assert plans.make_plan(["method=ppo"]).jobs == 7
+
+
+@pytest.mark.parametrize(
+    ("files", "own", "cores"),
+    [
+        ({"cpu.max": "150000 100000"}, "0::/", 1),  # one and a half processors
+        ({"cpu.max": "max 100000", "a/cpu.max": "300000 100000"}, "0::/a/b", 3),  # a parent's quota holds too
+        ({"cpu/cpu.cfs_quota_us": "200000", "cpu/cpu.cfs_period_us": "100000"}, "1:cpu:/", 2),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, "1:cpu:/", 16),
+        ({"cpu.max": "1000 100000"}, "0::/", 1),
+        ({}, "", 16),
+    ],
+)
+def test_usable_cores_heed_control_groups(tmp_path, monkeypatch, files, own, cores):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: range(16))
+    for name, text in files.items():
+        (tmp_path / "groups" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "groups" / name).write_text(text + "\n")
+    (tmp_path / "own").write_text(own + "\n")
+    assert usable_cores(tmp_path / "groups", tmp_path / "own") == cores
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def hopper(**options) -> ControlDomain:
 
 
 def same(a, b) -> bool:
-    left, right = dict(a.rows.flatten_keys().items()), dict(b.rows.flatten_keys().items())
+    left, right = dict(a.to_tensordict().flatten_keys().items()), dict(b.to_tensordict().flatten_keys().items())
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
@@ -43,9 +43,7 @@ def test_a_saved_state_continues_bit_for_bit(env, tmp_path):
 
     def go_on(domain: ControlDomain) -> list:
         segment = domain.score(domain.rollout(30, unit="segment"), {"next_q", "value"})
-        domain.exploring_uniformly = True
-        explored = domain.rollout(10, unit="segment")
-        domain.exploring_uniformly = False
+        explored = domain.rollout(10, unit="segment", uniform=True)
         return [segment, explored, domain.rollout(4, group_size=2, opponent=Opponent("ref", 0.5))]
 
     domain = new(seed=0)
@@ -87,7 +85,7 @@ def test_the_same_seed_gives_the_same_networks_and_leaves_torch_alone():
     torch.manual_seed(0)
     first, second, other = hopper(seed=1), hopper(seed=1), hopper(seed=2)
     assert torch.equal(torch.rand(1), expected)
-    weights = [domain.policy.state_dict()["network.0.weight"] for domain in (first, second, other)]
+    weights = [domain.policy.state_dict()["network.weights.0"] for domain in (first, second, other)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
 
@@ -131,8 +129,8 @@ def test_act_gives_the_mode_in_the_environments_units():
     # Clock's bounds are [-2, 6]; a mean of 0.5 is 2 + 4 * 0.5
     domain = ControlDomain(CLOCK, SMALL)
     with torch.no_grad():
-        domain.policy.mean[-1].weight.zero_()
-        domain.policy.mean[-1].bias.fill_(0.5)
+        domain.policy.mean.weights[-1].zero_()
+        domain.policy.mean.biases[-1].fill_(0.5)
     np.testing.assert_allclose(domain.act(np.zeros((2, 2))), [[4.0], [4.0]])
 
 
@@ -165,7 +163,7 @@ def test_anchors_decay_towards_the_policy():
 def test_parameters_by_role():
     domain = ControlDomain(CLOCK, SMALL)
     domain.build(Requirements(value=True))
-    assert domain.parameters("value")[0].shape == (8, 2)
+    assert domain.parameters("value")[0].shape == (2, 8)
     assert domain.parameters("q") == domain.parameters("temperature") == []
 
 

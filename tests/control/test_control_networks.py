@@ -1,63 +1,118 @@
-"""The stacked ensemble against separate networks."""
+"""Layers and stacked ensembles against separate networks; half precision against float32."""
+
+import copy
 
 import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
 
-from unirl.control.networks import EnsembleMLP, ValueMLP, mlp
+from unirl.control.networks import MLP, ValueMLP, hidden_sizes, orthogonal
 from unirl.errors import UserError
 
 
-def separate(ensemble: EnsembleMLP, head: int, activation: str) -> nn.Sequential:
-    sizes = [ensemble.weights[0].shape[1], *(weight.shape[2] for weight in ensemble.weights)]
-    network = mlp(sizes, activation)
-    linear = [layer for layer in network if isinstance(layer, nn.Linear)]
-    for layer, weight, bias in zip(linear, ensemble.weights, ensemble.biases, strict=True):
-        layer.weight.data, layer.bias.data = weight[head].detach().T.clone(), bias[head, 0].detach().clone()
-    return network
+def linear_layers(network: MLP, head: int | None, activation: type[nn.Module]) -> nn.Sequential:
+    """The same function as a usual `nn.Sequential`."""
+    layers: list[nn.Module] = []
+    for weight, bias in zip(network.weights, network.biases, strict=True):
+        weight, bias = (weight, bias) if head is None else (weight[head], bias[head, 0])
+        layer = nn.Linear(*weight.shape)
+        layer.weight.data, layer.bias.data = weight.detach().T.clone(), bias.detach().clone()
+        layers += [layer, activation()]
+    return nn.Sequential(*layers[:-1])
 
 
+@pytest.mark.parametrize("heads", [None, 2])
 @pytest.mark.parametrize(("outputs", "activation"), [(1, "relu"), (3, "tanh")])
-def test_ensemble_equals_separate_mlps_in_values_and_gradients(outputs, activation):
+def test_values_and_gradients_are_those_of_separate_linear_layers(heads, outputs, activation):
     torch.manual_seed(0)
-    ensemble = EnsembleMLP(2, [4, 8, 8, outputs], activation)
+    network = MLP([4, 8, 8, outputs], activation, heads)
     x = torch.randn(5, 3, 4, requires_grad=True)
-    values = ensemble(x)
-    assert values.shape == ((2, 5, 3) if outputs == 1 else (2, 5, 3, outputs))
+    values = network(x)
+    assert values.shape == ((5, 3, outputs) if heads is None else (heads, 5, 3, outputs))
     values.square().sum().backward()
-    x_of_heads = torch.zeros_like(x)
-    for head in range(2):
-        network, own = separate(ensemble, head, activation), x.detach().clone().requires_grad_()
-        expected = network(own)
-        assert_close(values[head], expected.squeeze(-1))
+    expected_gradient = torch.zeros_like(x)
+    for head in [None] if heads is None else range(heads):
+        usual, own = linear_layers(network, head, {"relu": nn.ReLU, "tanh": nn.Tanh}[activation]), x.detach().clone()
+        expected = usual(own.requires_grad_())
+        assert_close(values if head is None else values[head], expected)
         expected.square().sum().backward()
-        x_of_heads += own.grad
-        first = next(layer for layer in network if isinstance(layer, nn.Linear))
-        assert_close(ensemble.weights[0].grad[head].T, first.weight.grad)
-    assert_close(x.grad, x_of_heads)
+        expected_gradient += own.grad
+        first = network.weights[0].grad if head is None else network.weights[0].grad[head]
+        assert_close(first.T, usual[0].weight.grad)
+    assert_close(x.grad, expected_gradient)
 
 
-def test_frozen_ensemble_passes_the_gradient_to_its_input_only():
-    ensemble = EnsembleMLP(2, [4, 8, 1])
-    x = torch.randn(5, 4, requires_grad=True)
-    assert_close(ensemble(x, frozen=True), ensemble(x))
-    ensemble(x, frozen=True).sum().backward()
+@pytest.mark.parametrize("half", [False, True])
+def test_frozen_layers_pass_the_gradient_to_their_input_only(half):
+    network = ValueMLP([4, 8, 1], heads=2, half=half)
+    x = torch.randn(100, 4, requires_grad=True)
+    assert network(x).shape == (2, 100)
+    assert_close(network(x, frozen=True), network(x))
+    network(x, frozen=True).sum().backward()
     assert x.grad.abs().sum() > 0
-    assert all(parameter.grad is None for parameter in ensemble.parameters())
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("heads", [None, 2])
+def test_half_precision_follows_float32_within_percents_in_values_and_gradients(heads):
+    torch.manual_seed(0)
+    network = MLP([6, 32, 32, 3], heads=heads)
+    half = MLP([6, 32, 32, 3], heads=heads, half=True)
+    half.load_state_dict(network.state_dict())
+    x = torch.randn(256, 6)
+    gradients = []
+    for each in (network, half):
+        own = x.clone().requires_grad_()
+        each(own).square().sum().backward()
+        gradients.append([own.grad, *(parameter.grad for parameter in each.parameters())])
+    assert_close(half(x), network(x), atol=0.02, rtol=0.02)
+    for ours, exact in zip(*reversed(gradients), strict=True):
+        assert ours.dtype == torch.float32
+        assert (ours - exact).norm() < 0.05 * exact.norm()
+
+
+def test_half_precision_is_for_many_rows_only():
+    network = MLP([6, 32, 32, 3], half=True)
+    exact = MLP([6, 32, 32, 3])
+    exact.load_state_dict(network.state_dict())
+    x = torch.randn(256, 6)
+    assert torch.equal(network(x[:8]), exact(x[:8]))
+    assert not torch.equal(network(x), exact(x))
+
+
+def test_a_copied_half_precision_network_follows_its_own_weights():
+    network = MLP([6, 32, 32, 3], half=True)
+    follower = copy.deepcopy(network)
+    x = torch.randn(128, 6)
+    before = follower(x)
+    with torch.no_grad():
+        network.weights[0].mul_(2)
+    network(x)
+    assert torch.equal(follower(x), before)
 
 
 def test_heads_start_apart_within_the_bounds_of_linear_layers():
-    ensemble = EnsembleMLP(3, [16, 8, 1])
-    assert not torch.equal(ensemble.weights[0][0], ensemble.weights[0][1])
-    assert ensemble.weights[0].abs().max() <= 0.25  # 1 / sqrt(16)
+    network = ValueMLP([16, 8, 1], heads=3)
+    assert not torch.equal(network.weights[0][0], network.weights[0][1])
+    assert network.weights[0].abs().max() <= 0.25  # 1 / sqrt(16)
 
 
-def test_value_network_starts_orthogonal():
-    weight = ValueMLP(4, [4], "tanh").network[0].weight
-    assert_close(weight @ weight.T, 2 * torch.eye(4), atol=1e-5, rtol=0)
+def test_orthogonal_weights_have_gain_root_two_and_the_last_layer_its_own():
+    network = orthogonal(MLP([4, 4, 4], "tanh"), output_gain=0.01)
+    first, last = network.weights
+    assert_close(first @ first.T, 2 * torch.eye(4), atol=1e-5, rtol=0)
+    assert_close(last @ last.T, 1e-4 * torch.eye(4), atol=1e-9, rtol=0)
 
 
 def test_unknown_activation_names_the_near_match():
     with pytest.raises(UserError, match=r"unknown activation .*'rleu' \(did you mean relu"):
-        mlp([1, 1], "rleu")
+        MLP([1, 1], "rleu")
+
+
+@pytest.mark.parametrize("given", [64, "64", [64, 0], [64, "x"]])
+def test_hidden_sizes_are_a_list_of_positive_numbers(given):
+    assert hidden_sizes({}) == [256, 256]
+    assert hidden_sizes({"hidden": [64]}) == [64]
+    with pytest.raises(UserError, match=r"model.hidden is .*; give the sizes of the layers"):
+        hidden_sizes({"hidden": given})

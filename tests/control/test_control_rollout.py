@@ -141,8 +141,7 @@ def test_behavior_log_densities_are_those_of_the_policy_that_sampled():
 def test_uniform_exploration_fills_the_action_range_with_its_own_density():
     domain = clock()
     domain.build(Requirements(q=QSpec()))
-    domain.exploring_uniformly = True
-    batch = domain.rollout(2000, unit="segment")
+    batch = domain.rollout(2000, unit="segment", uniform=True)
     action = batch.inputs["action"]
     assert action.abs().max() <= 1
     assert_close(action.var(), torch.tensor(1 / 3), atol=0.03, rtol=0)  # of U(-1, 1)
@@ -155,8 +154,8 @@ def test_opponent_rows_are_sampled_from_the_geometric_mixture():
     domain.build(Requirements(anchors=frozenset({"ref"})))
     with torch.no_grad():  # the policy becomes N(0, 1), its anchor N(10, 1): the mixture at 0.5 is N(5, 1)
         for network, mean in ((domain.policy, 0.0), (domain.anchors["ref"], 10.0)):
-            network.mean[-1].weight.zero_()
-            network.mean[-1].bias.fill_(mean)
+            network.mean.weights[-1].zero_()
+            network.mean.biases[-1].fill_(mean)
     batch = domain.rollout(80, group_size=4, opponent=Opponent("ref", mixture=0.5, per_group=1))
     assert batch.source.reshape(-1, 4).tolist() == [[0, 0, 0, 1]] * 20
     theirs = batch.source == 1
@@ -189,9 +188,8 @@ def test_counts_that_do_not_divide_are_refused(options, message):
 
 def test_recorder_lays_decisions_out_by_row_and_column():
     recorder = Recorder()
-    recorder.add(np.array([0, 2]), np.array([0, 0]), x=np.array([1.0, 2.0]), absent=None)
-    recorder.add(np.array([2]), np.array([1]), x=np.array([3.0]), absent=None)
+    recorder.add(np.array([0, 2]), np.array([0, 0]), {"x": np.array([1.0, 2.0])})
+    recorder.add(np.array([2]), np.array([1]), {"x": np.array([3.0])})
     tables = recorder.tables(3)
     assert tables["x"].tolist() == [[1, 0], [0, 0], [2, 3]]
     assert tables["mask"].tolist() == [[True, False], [False, False], [True, True]]
-    assert "absent" not in tables

@@ -73,7 +73,7 @@ def test_every_field_has_its_shape_and_its_gradient(env, policy):
 def test_logp_is_exact_for_saturated_actions_because_raw_values_are_kept():
     domain = domain_of(Requirements(q=QSpec()), "Hopper-v5")
     with torch.no_grad():
-        domain.policy.network[-1].bias[:3] = 12.0  # tanh(12) is 1 in float32
+        domain.policy.network.biases[-1][:3] = 12.0  # tanh(12) is 1 in float32
     batch = domain.score(domain.rollout(4, unit="segment"), {"old_logp"})
     assert (batch.inputs["action"] == 1).any()
     assert_close(batch.old_logp, batch.behavior_logp)
@@ -113,8 +113,8 @@ def test_target_action_smoothing_is_clipped_twice():
     domain = domain_of(Requirements(q=spec, policy="deterministic"))
     with torch.no_grad():
         for policy, action in ((domain.policy, 0.0), (domain.target_policy, 0.9)):
-            policy.network[-1].weight.zero_()
-            policy.network[-1].bias.fill_(torch.atanh(torch.tensor(action)))
+            policy.network.weights[-1].zero_()
+            policy.network.biases[-1].fill_(torch.atanh(torch.tensor(action)))
     seen = []
     domain.target_q.register_forward_pre_hook(lambda module, args: seen.append(args[0][..., -1]))
     domain.score(domain.rollout(100, unit="segment"), {"next_q"})

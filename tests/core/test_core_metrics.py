@@ -1,6 +1,7 @@
 import json
 import math
 
+import pytest
 import torch
 from helpers import rows
 
@@ -32,6 +33,18 @@ def test_a_metrics_file_is_cut_back_to_what_a_checkpoint_knew(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert lines == [{"step": 0, "loss": 0.5}, {"step": 1, "loss": None}]
     assert file.lines == 2
+
+
+@pytest.mark.parametrize("known", [1, 2, 3])
+def test_a_line_that_was_torn_by_a_kill_is_cut_off(tmp_path, known):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 0}\n{"step": 1}\n{"step": 2, "lo')
+    file = MetricsFile(path)
+    file.cut(known)
+    file.write({"step": 9})
+    kept = [json.loads(line)["step"] for line in path.read_text().splitlines()]
+    assert kept == [*range(min(known, 2)), 9]
+    assert file.lines == len(kept)
 
 
 def test_diagnostics_by_hand():

@@ -41,6 +41,15 @@ def test_an_optimizers_state_survives(tmp_path):
     assert torch.equal(other.state_dict()["state"][0]["exp_avg"], optimizer.state_dict()["state"][0]["exp_avg"])
 
 
+def test_views_of_one_memory_come_back_apart(tmp_path):
+    whole = torch.arange(6.0)
+    save_state({"all": whole, "again": whole, "half": whole[:3], "rows": list(whole.view(2, 3))}, tmp_path)
+    loaded = load_state(tmp_path)
+    assert loaded["all"].tolist() == loaded["again"].tolist() == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    assert loaded["half"].tolist() == [0.0, 1.0, 2.0]
+    assert [row.tolist() for row in loaded["rows"]] == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
+
+
 def test_an_object_that_would_need_pickling_is_refused(tmp_path):
     with pytest.raises(TypeError, match="/policy"):
         save_state({"policy": object()}, tmp_path)

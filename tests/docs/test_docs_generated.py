@@ -1,12 +1,13 @@
 import re
+import shlex
 import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from unirl.config import choices
-from unirl.registry import kinds, names, part_class
+from unirl.config import choices, compose
+from unirl.registry import kinds, make, names, part_class
 
 DOCS = Path(__file__).parents[2] / "docs"
 sys.path.insert(0, str(DOCS))
@@ -29,6 +30,24 @@ def test_every_kind_has_an_introduction_and_every_part_its_section():
         assert kind in generate.KINDS
         page = generate.kind_page(kind)
         assert re.findall(r"^## (\w+)$", page, re.MULTILINE) == list(names(kind))
+
+
+def test_the_call_on_a_parts_page_makes_the_part_where_it_needs_nothing_more():
+    made = 0
+    for kind in kinds():
+        for name in names(kind):
+            cls = part_class(kind, name)
+            call = generate._signature(kind, name, cls)
+            if "..." not in call and "path=None" not in call:  # a task without data is refused
+                assert isinstance(eval(call, {"make": make}), cls)
+                made += 1
+    assert made > 50
+
+
+@pytest.mark.parametrize("method", generate.methods(), ids=lambda method: method.name)
+def test_the_commands_on_a_methods_page_are_accepted(method):
+    for command in generate._commands(method):
+        compose(shlex.split(command, comments=True)[2:])
 
 
 def test_every_formula_of_a_part_can_be_drawn():

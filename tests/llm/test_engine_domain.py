@@ -32,9 +32,8 @@ def make_domain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def equal(first: Batch, second: Batch) -> bool:
-    return all(
-        torch.equal(a, b) for a, b in zip(first.rows.values(True, True), second.rows.values(True, True), strict=True)
-    )
+    left, right = (batch.to_tensordict().values(True, True) for batch in (first, second))
+    return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
 
 
 def test_it_is_a_domain(make_domain: Any) -> None:
@@ -237,7 +236,7 @@ def test_a_task_without_a_verifier_is_evaluated_on_held_out_pairs(
     answers = lambda task, held_out=False: [(p, [2, EOS], [3, 3, EOS]) for p in task.held_out(4)]  # noqa: E731
     monkeypatch.setattr(ToyTask, "pairs", answers)
     domain = make_domain()
-    assert domain.evaluate(4) == domain.evaluate(2) == {"score": 0.5, "margin": 0.0}
+    assert domain.evaluate(4) == domain.evaluate(2) == {"score": 0.5, "win_rate": 0.5, "margin": 0.0}
     assert domain.preferences().sample(3).pair_label.tolist() == [1.0, 1.0, 1.0]
     rows = domain.preferences().rows
     logp = domain.score(rows, {"logp"}).logp.sum(1)

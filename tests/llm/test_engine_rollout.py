@@ -56,6 +56,23 @@ def test_draw_is_distributed_as_the_softmax() -> None:
     assert_close(logp, probabilities.log()[token])
 
 
+def test_draw_finds_tokens_wherever_they_are_in_a_large_vocabulary() -> None:
+    # 300 tokens are three blocks, the last one filled up; only the tokens 0, 127, 128 and 299 have any probability
+    probabilities = torch.zeros(300)
+    probabilities[[0, 127, 128, 299]] = torch.tensor([0.1, 0.2, 0.3, 0.4])
+    token, logp = draw(probabilities.log().expand(40_000, 300), False, torch.Generator().manual_seed(0))
+    frequencies = token.bincount(minlength=300) / 40_000
+    assert (frequencies - probabilities).abs().max() < 0.01  # four standard errors, sqrt(0.4 * 0.6 / 40000) = 0.0025
+    assert set(token.tolist()) == {0, 127, 128, 299}
+    assert_close(logp, probabilities.log()[token])
+
+
+def test_a_policy_that_has_diverged_still_draws_tokens_of_its_vocabulary() -> None:
+    logits = torch.full((2, 300), torch.nan)  # 384 columns once filled up to whole blocks
+    token, logp = draw(logits, False, torch.Generator().manual_seed(0))
+    assert token.tolist() == [299, 299] and logp.isnan().all()
+
+
 def test_greedy_decoding_equals_that_of_transformers() -> None:
     model = network(dtype=torch.float64)
     prompt, mask = left_padded(PROMPTS, PAD)

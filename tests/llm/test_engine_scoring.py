@@ -1,79 +1,16 @@
-"""Scoring: chunks of logits, hidden states of padded rows, values."""
-
-from typing import Any
+"""Scoring: hidden states of padded rows, values, anchors, what is refused."""
 
 import pytest
 import torch
 from engine_stub import network
 from torch.testing import assert_close
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from unirl import Batch
 from unirl.errors import UserError
 from unirl.llm.models import value_head
 from unirl.llm.rows import response_batch
-from unirl.llm.scoring import Head, Scorer, token_statistics
+from unirl.llm.scoring import Scorer
 from unirl.llm.variants import variants_of
-
-
-class LargestTensor(TorchDispatchMode):
-    """Remembers the number of elements of the largest floating-point tensor made."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.largest = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for leaf in out if isinstance(out, tuple | list) else [out]:
-            if isinstance(leaf, torch.Tensor) and leaf.is_floating_point():
-                self.largest = max(self.largest, leaf.numel())
-        return out
-
-
-def some_states(rows: int = 23, width: int = 5, vocabulary: int = 11) -> tuple[torch.Tensor, ...]:
-    generator = torch.Generator().manual_seed(1)
-    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
-    targets = torch.randint(vocabulary, (rows,), generator=generator)
-    return draw(rows, width), draw(vocabulary, width), targets, draw(rows, width), draw(vocabulary, width)
-
-
-@pytest.mark.parametrize("logits_at_once", [10_000, 11 * 4, 1])
-def test_chunked_statistics_equal_the_naive_ones_with_gradients(logits_at_once: int) -> None:
-    hidden, weight, targets, other, other_weight = some_states()
-    hidden.requires_grad_(), weight.requires_grad_()
-    found = token_statistics(
-        hidden,
-        targets,
-        Head(weight, None, 0.7),
-        entropy=True,
-        anchors={"ref": (other, Head(other_weight, None, 0.7))},
-        logits_at_once=logits_at_once,
-    )
-    log_p = (hidden @ weight.T / 0.7).log_softmax(-1)
-    log_q = (other @ other_weight.T / 0.7).log_softmax(-1)
-    naive = {
-        "logp": log_p.gather(-1, targets[:, None]).squeeze(-1),
-        "entropy": -(log_p.exp() * log_p).sum(-1),
-        "kl.ref": (log_p.exp() * (log_p - log_q)).sum(-1),
-    }
-    scale = torch.arange(1.0, 24.0, dtype=torch.float64)
-    for name, expected in naive.items():
-        assert_close(found[name], expected, rtol=1e-12, atol=1e-12)
-        wanted = torch.autograd.grad((scale * expected).sum(), [hidden, weight], retain_graph=True)
-        got = torch.autograd.grad((scale * found[name]).sum(), [hidden, weight], retain_graph=True)
-        assert_close(got, wanted, rtol=1e-10, atol=1e-10)
-
-
-def test_no_tensor_of_all_logits_is_ever_made() -> None:
-    rows, vocabulary = 64, 97
-    hidden, weight, targets, _, _ = some_states(rows, 3, vocabulary)
-    hidden.requires_grad_()
-    with LargestTensor() as seen:
-        token_statistics(hidden, targets, Head(weight, None, 1.0), entropy=True, logits_at_once=8 * vocabulary)[
-            "logp"
-        ].sum().backward()
-    assert seen.largest == 8 * vocabulary  # eight rows of logits, of 64
 
 
 def padded_batch() -> tuple[Batch, list[tuple[list[int], list[int]]]]:

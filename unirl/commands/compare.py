@@ -8,15 +8,15 @@ from pathlib import Path
 from unirl.commands.interruption import TrainingInterruptedError
 from unirl.commands.parser import add_overrides
 from unirl.commands.screen import console
-from unirl.compare.live import LiveCells, results_table
-from unirl.compare.output import write_outputs
+from unirl.compare.live import LiveCells
 from unirl.compare.plan import Plan, make_plan
 from unirl.compare.results import Failure, Results, read_run
-from unirl.compare.runner import run_cells, split_finished
+from unirl.compare.runner import locked, run_cells, split_finished
+from unirl.compare.watch import Dashboard
 
 EXAMPLES = """
 unirl compare 'method=[ppo,grpo,mdpo]' 'domain=[control,llm]' seeds=3 out=out/first
-unirl compare 'method=[sac,td3,ppo]' task=hopper seeds=5 samples=100000
+unirl compare 'method=[sac,td3,ppo]' task=hopper seeds=5 samples=100000 --watch
 unirl compare preset=demo
 unirl compare 'method=[ppo,grpo]' task=addition seeds=3 method.update.lr=1e-4 jobs=4
 
@@ -30,28 +30,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         "method, domain, task: a name or a [list]; seeds, jobs, out, preset; every other key is set in all cells",
     )
+    parser.add_argument(
+        "--watch", action="store_true", help="a dashboard of all cells: scores so far, speed, time left"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Train what is not finished, then write the report; 1 if a cell failed."""
     plan = make_plan(arguments.overrides)
-    todo, done = split_finished(plan.cells)
-    screen = console()
-    for line in plan.skipped:
-        screen.print(f"skipped: {line}", highlight=False, markup=False, soft_wrap=True)
-    if done:
-        screen.print(f"{len(done)} of {len(plan.cells)} cells were finished before", highlight=False)
     command = shlex.join(["unirl", "compare", *arguments.overrides])
-    try:
-        with LiveCells(screen, len(todo)) as live:
-            failures = run_cells(todo, plan.jobs, live)
-    except KeyboardInterrupt:
-        raise TrainingInterruptedError(f"interrupted; the same command continues: {command}") from None
-    results = collect(plan, failures, command)
-    write_outputs(results, plan.out)
-    screen.print()
-    screen.print(results_table(results))
-    screen.print(f"\nreport: {plan.out / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
+    with locked(plan.out) as lock:
+        failures = _train(plan, lock, command, arguments.watch)
+        results = collect(plan, failures, command)
+        _show(results, plan.out)
     return 1 if failures else 0
 
 
@@ -61,3 +52,29 @@ def collect(plan: Plan, failures: Sequence[Failure], command: str) -> Results:
     runs = tuple(read_run(Path(cell.folder)) for cell in finished)
     order = tuple((cell.method, cell.domain, cell.task) for cell in plan.cells)
     return Results(runs, tuple(failures), plan.skipped, command, order)
+
+
+def _train(plan: Plan, lock: int, command: str, watch: bool) -> list[Failure]:
+    todo, done = split_finished(plan.cells)
+    screen = console()
+    for line in plan.skipped:
+        screen.print(f"skipped: {line}", highlight=False, markup=False, soft_wrap=True)
+    if done:
+        screen.print(f"{len(done)} of {len(plan.cells)} cells were finished before", highlight=False)
+    display = Dashboard(screen, todo, plan.jobs) if watch and screen.is_terminal else LiveCells(screen, len(todo))
+    try:
+        with display:
+            return run_cells(todo, plan.jobs, display, lock=lock)
+    except KeyboardInterrupt:
+        raise TrainingInterruptedError(f"interrupted; the same command continues: {command}") from None
+
+
+def _show(results: Results, out: Path) -> None:
+    from unirl.compare.output import write_outputs  # statistics and plots take seconds to import: not before the cells
+    from unirl.compare.terminal import results_table
+
+    tables = write_outputs(results, out)
+    screen = console()
+    screen.print()
+    screen.print(results_table(tables))
+    screen.print(f"\nreport: {out / 'report.html'}", highlight=False, markup=False, soft_wrap=True)

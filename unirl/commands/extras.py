@@ -11,6 +11,14 @@ from packaging.requirements import Requirement
 
 DISTRIBUTION = "unirl"
 BUNDLES = ("all",)  # extras made of other extras
+PURPOSES = {
+    "core": "everything",
+    "control": "domain=control: MuJoCo, gymnasium, D4RL and Minari data, videos",
+    "llm": "domain=llm: language models, LoRA, datasets, checking of mathematics",
+    "vllm": "generation by vLLM",
+    "peers": "tests of parity with, and benchmarks against, Stable-Baselines3 and TRL",
+    "dev": "tests, linters, documentation",
+}
 
 
 @dataclass(frozen=True)
@@ -37,8 +45,10 @@ def extras() -> dict[str, list[Package]]:
 
 
 def pip_command(extra: str) -> str:
-    """The command that installs an extra, into an editable checkout if that is what runs."""
+    """The command that installs an extra (`core`: what is always needed), into an editable checkout if that runs."""
     folder = _checkout()
+    if extra == "core":
+        return f"pip install -e '{folder}'" if folder else f"pip install --upgrade {DISTRIBUTION}"
     return f"pip install -e '{folder}[{extra}]'" if folder else f"pip install '{DISTRIBUTION}[{extra}]'"
 
 

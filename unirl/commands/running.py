@@ -1,12 +1,18 @@
 """What `train` and `resume` share: progress, interruption, the lines at the end."""
 
 import argparse
-from collections.abc import Callable, Mapping
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from unirl.commands.interruption import TrainingInterruptedError
 from unirl.commands.screen import console
+from unirl.errors import RunWarning
+from unirl.trainer.interruption import Interrupted
 from unirl.trainer.progress import FileProgress, ProgressSink, RichProgress, SilentProgress, format_score
 
 
@@ -20,17 +26,41 @@ def add_progress_options(parser: argparse.ArgumentParser) -> None:
 def run_with_progress(
     arguments: argparse.Namespace, folder: Path, start: Callable[[ProgressSink], dict[str, Any]]
 ) -> dict[str, Any]:
-    """Run a training and show it as the options ask; an interruption is raised with the command that continues it."""
+    """Run a training and show it as the options ask.
+
+    Ctrl-C is raised with the command that continues the run; SIGTERM says the same and ends the process with code 143,
+    as the shell reports a terminated one.
+    """
     sink = _sink(arguments)
     try:
-        return start(sink)
-    except KeyboardInterrupt:
+        with _warnings_in_one_line():
+            return start(sink)
+    except KeyboardInterrupt as stop:
         saved = any((folder / "checkpoints").glob("step_*"))
         since = "saved; continue" if saved else "no checkpoint yet; start again"
-        raise TrainingInterruptedError(f"interrupted, {since} with: unirl resume {folder}") from None
+        terminated = isinstance(stop, Interrupted) and stop.signal == signal.SIGTERM
+        line = f"{'terminated' if terminated else 'interrupted'}, {since} with: unirl resume {folder}"
+        raise TrainingInterruptedError(line, 128 + (signal.SIGTERM if terminated else signal.SIGINT)) from None
     finally:
         if isinstance(sink, RichProgress):
             sink.close()
+
+
+@contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Print our own warnings as we print errors; other packages' as Python does."""
+    usual = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, RunWarning):
+            print(f"unirl: {message}", file=sys.stderr)
+        else:
+            usual(message, category, *where, **more)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", RunWarning)
+        warnings.showwarning = show
+        yield
 
 
 def print_result(arguments: argparse.Namespace, result: Mapping[str, Any], folder: Path) -> None:

@@ -10,10 +10,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from unirl.compare.curves import Band
+from unirl.compare.statistics import Estimate
 
 BOX = 1000.0
 MARGIN = 0.06  # of the score range, above and below
 HOVER_DIGITS = 5
+
+
+@dataclass(frozen=True)
+class Whisker:
+    """A value and its interval on an axis, in percent of its length; without an interval `low` equals `high`."""
+
+    value: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -47,12 +57,13 @@ class Chart:
 
 
 def line_chart(bands: Mapping[str, Band], styles: Mapping[str, int], axis: str, x_label: str) -> Chart | None:
-    """Draw one line per method; None if no method has an evaluation."""
-    bands = {name: band for name, band in bands.items() if band.x}
+    """Draw one line per method with at least two points; None if there is none."""
+    bands = {name: band for name, band in bands.items() if len(band.x) > 1}
     if not bands:
         return None
     right = max(band.x[-1] for band in bands.values()) or 1.0
-    low, high = padded(min(min(b.low) for b in bands.values()), max(max(b.high) for b in bands.values()))
+    edges = [y for band in bands.values() for y in (*band.value, *band.low, *band.high) if math.isfinite(y)]
+    low, high = padded(min(edges), max(edges))
     series = tuple(_series(name, band, styles[name], right, low, high) for name, band in bands.items())
     return Chart(
         axis=axis,
@@ -64,12 +75,11 @@ def line_chart(bands: Mapping[str, Band], styles: Mapping[str, int], axis: str, 
     )
 
 
-def sparkline(band: Band, low: float, high: float) -> str:
-    """Path data of a mean curve without axes, scores from `low` to `high`; empty with fewer than two points."""
-    if len(band.x) < 2:
-        return ""
-    low, high = padded(low, high)
-    return _path(band.x, band.mean, band.x[-1] or 1.0, low, high)
+def whisker(estimate: Estimate, low: float, high: float) -> Whisker:
+    """Place an estimate on an axis from `low` to `high`."""
+    ends = (estimate.low, estimate.high) if estimate.has_interval else (estimate.value, estimate.value)
+    value, first, last = (100 * (number - low) / (high - low) for number in (estimate.value, *ends))
+    return Whisker(value, first, last)
 
 
 def ticks(low: float, high: float, about: int) -> list[float]:
@@ -98,11 +108,12 @@ def compact(value: float) -> str:
 
 
 def _series(name: str, band: Band, style: int, right: float, low: float, high: float) -> Series:
-    line = _path(band.x, band.mean, right, low, high)
+    line = _path(band.x, band.value, right, low, high)
+    if not math.isfinite(band.low[0]):  # one seed
+        return Series(name, style, line, "")
     upper = _path(band.x, band.high, right, low, high)
     lower = _path(band.x[::-1], band.low[::-1], right, low, high)
-    area = f"{upper}L{lower[1:]}Z" if band.low != band.high else ""
-    return Series(name, style, line, area)
+    return Series(name, style, line, f"{upper}L{lower[1:]}Z")
 
 
 def _path(x: Sequence[float], y: Sequence[float], right: float, low: float, high: float) -> str:
@@ -116,7 +127,7 @@ def _hover(bands: Mapping[str, Band], styles: Mapping[str, int], right: float, l
             "name": name,
             "style": styles[name],
             "x": _short(b.x),
-            "y": _short(b.mean),
+            "y": _short(b.value),
             "low": _short(b.low),
             "high": _short(b.high),
         }
@@ -126,4 +137,5 @@ def _hover(bands: Mapping[str, Band], styles: Mapping[str, int], right: float, l
 
 
 def _short(values: Sequence[float]) -> list[float]:
-    return [float(f"{value:.{HOVER_DIGITS}g}") for value in values]
+    """Few digits keep the page small; no interval is an empty list, as JSON has no nan."""
+    return [float(f"{value:.{HOVER_DIGITS}g}") for value in values if math.isfinite(value)]

@@ -1,4 +1,4 @@
-"""What a comparison looks like on the terminal while it runs, and its table at the end."""
+"""What a comparison looks like on the terminal while it runs: the default, and the plain lines of a log file."""
 
 import json
 from collections.abc import Mapping
@@ -7,11 +7,10 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import TaskID
-from rich.table import Table
 
 from unirl.compare.plan import Cell
-from unirl.compare.results import Failure, Results, Spread, summarise
-from unirl.compare.wording import duration, signed, spread_text
+from unirl.compare.results import Failure
+from unirl.compare.wording import duration
 from unirl.trainer.progress import bar, format_score
 
 
@@ -54,10 +53,12 @@ class LiveCells:
 
     def failed(self, cell: Cell, failure: Failure) -> None:
         """A cell failed: its last words and where to read the rest."""
-        lines = [line for line in failure.log.splitlines()[:-1] if line.strip()] or [failure.log]
-        reason = escape(lines[-1].strip().removeprefix("unirl: "))
-        log = escape(str(cell.folder / "log.txt"))
-        self._ended(cell, f"[red]failed[/]  {escape(cell.title)}   {reason}   [dim]{log}[/]")
+        told = f"{escape(failure.reason)}   [dim]{escape(failure.file)}[/]"
+        self._ended(cell, f"[red]failed[/]  {escape(cell.title)}   {told}")
+
+    def stopping(self, cells: int) -> None:
+        """The comparison was interrupted."""
+        self._console.print(stopping_text(cells), highlight=False, soft_wrap=True)
 
     def _ended(self, cell: Cell, line: str) -> None:
         self._bars.remove_task(self._running.pop(cell))
@@ -66,29 +67,8 @@ class LiveCells:
         self._console.print(line, highlight=False, soft_wrap=True)
 
 
-def results_table(results: Results) -> Table:
-    """Method x domain: start, end, change, seconds, with the spread over seeds."""
-    table = Table(box=None, pad_edge=False, header_style="dim", row_styles=None)
-    for name in ("domain", "task", "method"):
-        table.add_column(name)
-    for name in ("start", "end", "change", "time", "seeds"):
-        table.add_column(name, justify="right")
-    rows = summarise(results)
-    for domain, task in results.tasks:
-        for row in (row for row in rows if row.task == task):
-            seeds = str(len(row.seeds)) + (f" [red]+ {row.failed} failed[/]" if row.failed else "")
-            numbers = (
-                _with_spread(row.start),
-                _with_spread(row.end),
-                signed(row.change.mean),
-                duration(row.seconds.mean),
-            )
-            table.add_row(
-                domain, task, f"[bold]{escape(row.method)}[/]", *(numbers if row.seeds else ("-",) * 4), seeds
-            )
-        table.add_section()
-    return table
-
-
-def _with_spread(spread: Spread) -> str:
-    return format_score(spread.mean) + (f" [dim]({spread_text(spread)})[/]" if spread_text(spread) else "")
+def stopping_text(cells: int) -> str:
+    """What is said after an interruption."""
+    return (
+        f"stopping: {cells} {'cells save' if cells > 1 else 'cell saves'} after this iteration; Ctrl-C again: at once"
+    )

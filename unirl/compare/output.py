@@ -1,4 +1,4 @@
-"""The files that a comparison leaves: results.json, report.html, curves.png and one PNG per domain."""
+"""The files that a comparison leaves: summary.json, report.html, curves.png and one PNG per domain."""
 
 import json
 import math
@@ -8,32 +8,55 @@ from typing import Any
 
 from unirl.compare.plots import save_curves
 from unirl.compare.report import write_report
-from unirl.compare.results import Results, summarise
+from unirl.compare.results import Results
+from unirl.compare.statistics import CONFIDENCE, REPETITIONS
+from unirl.compare.tables import Tables, make_tables
 
 
-def write_outputs(results: Results, out: Path, title: str = "") -> None:
-    """Write all of them into `out`."""
+def write_outputs(results: Results, out: Path, title: str = "") -> Tables:
+    """Write all of them into `out`; returns the numbers."""
+    tables = make_tables(results)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "results.json").write_text(json.dumps(_without_nan(as_record(results)), indent=2) + "\n", encoding="utf-8")
-    write_report(results, out / "report.html", title)
-    save_curves(results, out / "curves.png")
-    for domain in dict.fromkeys(domain for domain, _ in results.tasks):
-        save_curves(results, out / f"curves_{domain}.png", [pair for pair in results.tasks if pair[0] == domain])
+    text = json.dumps(_without_nan(as_record(results, tables)), indent=2)
+    (out / "summary.json").write_text(text + "\n", encoding="utf-8")
+    write_report(results, tables, out / "report.html", title)
+    save_curves(results, tables, out / "curves.png")
+    for domain in dict.fromkeys(table.domain for table in tables.tasks):
+        save_curves(results, tables, out / f"curves_{domain}.png", domain)
+    return tables
 
 
-def as_record(results: Results) -> dict[str, Any]:
-    """Everything that the report shows, without the curves.
+def write_page(results: Results, path: Path, title: str = "") -> Tables:
+    """Write the page alone; returns the numbers."""
+    tables = make_tables(results)
+    write_report(results, tables, path, title)
+    return tables
 
-    `summary`: one entry per method and task; `runs`: the content of every result.json; `failures`, `skipped`,
-    `command`.
+
+def as_record(results: Results, tables: Tables) -> dict[str, Any]:
+    """Every number that the report's tables show.
+
+    `tasks`: per task the rows of its table and what each method needed to reach a level; `groups`: per domain and over
+    all tasks the normalised scores and the probabilities of improvement; `runs`: the content of every result.json;
+    `failures`, `skipped`, `command`. An estimate is `value`, `low`, `high`, `runs`; null stands for "there is none".
     """
     return {
         "command": results.command,
-        "summary": [asdict(row) for row in summarise(results)],
-        "runs": [{"folder": str(run.folder), **run.result} for run in results.runs if run.finished],
+        "interval": {"confidence": CONFIDENCE, "resamples": REPETITIONS},
+        "tasks": [_without(asdict(table), "bands") for table in tables.tasks],
+        "groups": [_without(asdict(table), "bands") for table in tables.groups],
+        "runs": [
+            {"folder": str(run.folder), **run.result, "normalised_end": run.normalised_end}
+            for run in results.runs
+            if run.finished
+        ],
         "failures": [asdict(failure) for failure in results.failures],
         "skipped": list(results.skipped),
     }
+
+
+def _without(record: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name != key}
 
 
 def _without_nan(value: Any) -> Any:

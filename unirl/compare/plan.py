@@ -1,6 +1,5 @@
 """From `unirl compare` arguments to cells: methods x tasks x seeds, each one training run."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -12,8 +11,11 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from unirl.compare.cores import usable_cores
 from unirl.config import choices, compose, group_config, method_config
+from unirl.domain import DomainInfo
 from unirl.errors import UserError, unknown
+from unirl.method import Method
 
 RULE_KEYS = ("method", "domain", "task", "set")
 
@@ -62,6 +64,7 @@ def make_plan(arguments: Sequence[str]) -> Plan:
             overrides: tuple[str, ...] = (f"method={method}", f"domain={domain}", f"task={task}")
             overrides += (*_matching(settings["cells"], method, domain, task), *shared)
             config = compose(overrides)
+            _check_parts(config)
             name, folder = config["method"]["name"], out / config["method"]["name"] / task.replace("/", "-")
             cells += [
                 Cell(
@@ -81,6 +84,16 @@ def make_plan(arguments: Sequence[str]) -> Plan:
 
 def _seeded(overrides: tuple[str, ...], seed: int, folder: Path) -> tuple[str, ...]:
     return (*overrides, f"seed={seed}", f"out={_quoted(str(folder / f'seed_{seed}'))}")
+
+
+def _check_parts(config: Mapping[str, Any]) -> None:
+    """Build the method as each cell will, so that a misspelt hyper-parameter is said before anything is trained.
+
+    Not with plugins: their parts are known only in the processes that import them.
+    """
+    if not config.get("plugins"):
+        info = DomainInfo(config["domain"]["name"], config["task"]["name"], True, 0.0, "samples")
+        Method.from_config(config["method"], info)
 
 
 def _settings(arguments: Sequence[str]) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -156,7 +169,7 @@ def _seeds(value: Any) -> list[int]:
 
 def _jobs(value: Any) -> int:
     if value is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return usable_cores()
     if not isinstance(value, int) or value < 1:
         raise UserError(f"jobs={value} must be a whole number, at least 1")
     return value

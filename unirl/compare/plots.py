@@ -8,8 +8,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from unirl.compare.chart import compact
-from unirl.compare.curves import band
 from unirl.compare.results import Results
+from unirl.compare.tables import Tables, TaskTable
 
 COLOURS = (  # as in report.css
     "#0072b2", "#d55e00", "#009e73", "#b4469a", "#8c6d00", "#3d3fb8", "#b3261e", "#4b8b9b", "#7a5230", "#5f6570",
@@ -20,17 +20,17 @@ DPI = 150
 PANEL = (4.6, 3.3)  # inches
 
 
-def save_curves(results: Results, path: Path, tasks: Sequence[tuple[str, str]] | None = None) -> None:
-    """One panel per (domain, task): score against samples, mean over seeds, band from the lowest to the highest."""
-    tasks = results.tasks if tasks is None else tasks
-    columns = min(COLUMNS, len(tasks))
-    rows = -(-len(tasks) // columns)
+def save_curves(results: Results, tables: Tables, path: Path, domain: str | None = None) -> None:
+    """One panel per task (of one domain): score against samples, interquartile mean with its 95 % interval."""
+    shown = [table for table in tables.tasks if domain in (None, table.domain)]
+    columns = min(COLUMNS, len(shown))
+    rows = -(-len(shown) // columns)
     figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * rows + 0.45), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
-    for place in axes.flat[len(tasks) :]:
+    for place in axes.flat[len(shown) :]:
         place.axis("off")
-    for place, (domain, task) in zip(axes.flat, tasks, strict=False):
-        _panel(place, results, domain, task)
+    for place, table in zip(axes.flat, shown, strict=False):
+        _panel(place, table, results.methods)
     handles = {line.get_label(): line for place in axes.flat for line in place.get_lines()}
     if handles:
         figure.legend(
@@ -41,16 +41,15 @@ def save_curves(results: Results, path: Path, tasks: Sequence[tuple[str, str]] |
     FigureCanvasAgg(figure).print_png(str(path))
 
 
-def _panel(axes: Axes, results: Results, domain: str, task: str) -> None:
-    for index, method in enumerate(results.methods):
-        found = band(results.of(method, task), "samples")
-        if found.x:
+def _panel(axes: Axes, table: TaskTable, methods: Sequence[str]) -> None:
+    for index, method in enumerate(methods):
+        found = table.bands["samples"].get(method)
+        if found is not None and found.x:
             colour, dash = COLOURS[index % len(COLOURS)], DASHES[index // len(COLOURS) % len(DASHES)]
             axes.fill_between(found.x, found.low, found.high, color=colour, alpha=0.15, linewidth=0)
-            axes.plot(found.x, found.mean, dash, color=colour, linewidth=1.8, label=method)
-    axes.set_title(f"{task} ({domain})", fontsize=11)
-    units = [str(run.result["sample_unit"]) for run in results.runs if run.task == task and "sample_unit" in run.result]
-    axes.set_xlabel(f"samples ({units[0]})" if units else "samples")
+            axes.plot(found.x, found.value, dash, color=colour, linewidth=1.8, label=method)
+    axes.set_title(f"{table.task} ({table.domain})", fontsize=11)
+    axes.set_xlabel(f"samples ({table.unit})" if table.unit else "samples")
     axes.set_ylabel("score")
     axes.xaxis.set_major_formatter(lambda value, position: compact(value))
     axes.grid(alpha=0.25, linewidth=0.7)

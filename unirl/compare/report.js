@@ -32,10 +32,10 @@ for (const plot of document.querySelectorAll(".plot")) {
     const x = share * data.right;
     const found = data.series
       .filter((s) => document.getElementById(`show-${s.style}`).checked)
-      .map((s) => ({ ...s, now: at(s.x, s.y, x), from: at(s.x, s.low, x), to: at(s.x, s.high, x) }))
+      .map((s) => ({ ...s, now: at(s.x, s.y, x), from: s.low.length ? at(s.x, s.low, x) : null, to: s.low.length ? at(s.x, s.high, x) : null }))
       .filter((s) => s.now !== null)
       .sort((a, b) => b.now - a.now);
-    const range = (s) => (s.from === s.to ? "" : ` (${short(s.from)} to ${short(s.to)})`);
+    const range = (s) => (s.from === null ? "" : ` [${short(s.from)}, ${short(s.to)}]`);
     tip.replaceChildren(line(`${short(x)} ${plot.dataset.unit}`), ...found.map((s) => line(`${s.name}  ${short(s.now)}${range(s)}`, s.style)));
     cursor.hidden = tip.hidden = false;
     cursor.style.left = `${100 * share}%`;

@@ -1,5 +1,11 @@
-"""Trains cells in processes of their own, several at a time."""
+"""Trains cells in processes of their own, several at a time.
 
+A comparison holds a lock on its folder, and every cell inherits it: as long as one of them lives, no second comparison
+can begin there. A cell whose comparison is killed is interrupted by the kernel, saves a checkpoint and ends.
+"""
+
+import fcntl
+import json
 import os
 import signal
 import subprocess
@@ -8,22 +14,23 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
 from unirl.compare.plan import Cell
-from unirl.compare.results import Failure
+from unirl.compare.results import FAILURE, Failure
 from unirl.config import compose
 from unirl.errors import UserError
 from unirl.run import read_config
 from unirl.trainer.progress import read_progress
 
 POLL_SECONDS = 0.1
-GRACE_SECONDS = 20.0  # for an interrupted cell to end its iteration and save
+GRACE_SECONDS = 120.0  # for an interrupted cell to end its iteration and save; a second interruption does not wait
 LOG_LINES = 30
-LOG, PROGRESS = "log.txt", "progress.json"
+LOG, PROGRESS, LOCK = "log.txt", "progress.json", ".lock"
+ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 class Watcher(Protocol):
@@ -43,6 +50,10 @@ class Watcher(Protocol):
 
     def failed(self, cell: Cell, failure: Failure) -> None:
         """A cell's process ended without a result."""
+        ...
+
+    def stopping(self, cells: int) -> None:
+        """The comparison was interrupted: so many cells are ending their iteration and saving."""
         ...
 
 
@@ -73,13 +84,24 @@ def training_command(cell: Cell) -> list[str]:
     """Train the cell, or continue it where an earlier comparison was stopped."""
     begun = (cell.folder / "metrics.jsonl").exists()
     task = ["resume", str(cell.folder)] if begun else ["train", *cell.overrides]
-    return [sys.executable, "-m", "unirl.cli", *task, "--progress-file", str(cell.folder / PROGRESS)]
+    return worker_command("unirl.cli", *task, "--progress-file", str(cell.folder / PROGRESS))
+
+
+def worker_command(module: str, *arguments: str) -> list[str]:
+    """Run a module in a process that does not outlive this one (see `unirl.compare.worker`)."""
+    return [sys.executable, "-m", "unirl.compare.worker", str(os.getpid()), module, *arguments]
 
 
 def run_cells(
-    cells: Sequence[Cell], jobs: int, watcher: Watcher, command: Callable[[Cell], list[str]] = training_command
+    cells: Sequence[Cell],
+    jobs: int,
+    watcher: Watcher,
+    command: Callable[[Cell], list[str]] = training_command,
+    lock: int | None = None,
 ) -> list[Failure]:
     """Train every cell, `jobs` at a time; a failing one is reported and the rest goes on.
+
+    `lock` is the descriptor of `locked`, which the cells keep open.
 
     An interruption stops the running ones, which save a checkpoint, and is raised.
     """
@@ -88,7 +110,7 @@ def run_cells(
         try:
             while waiting or running:
                 while waiting and len(running) < jobs:
-                    running.append(_start(waiting.popleft(), command))
+                    running.append(_start(waiting.popleft(), command, lock))
                     watcher.started(running[-1].cell)
                 time.sleep(POLL_SECONDS)
                 for worker in list(running):
@@ -97,21 +119,44 @@ def run_cells(
                         running.remove(worker)
                         _report(worker, watcher, failures)
         finally:
-            _stop(running)
+            _stop(running, watcher)
     return failures
 
 
-def _start(cell: Cell, command: Callable[[Cell], list[str]]) -> _Worker:
+@contextmanager
+def locked(out: Path) -> Iterator[int]:
+    """Hold the folder of a comparison; raises `UserError` while another comparison, or a cell of one, works in it."""
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / LOCK).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise UserError(
+                f"another comparison (process {file.read().strip() or 'unknown'}), or a cell that it left, is at work "
+                f"in {out}; wait for it, or choose another out=DIR"
+            ) from error
+        except OSError as error:
+            raise UserError(f"{out} cannot be locked ({error.strerror}); choose an out=DIR on another disk") from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield file.fileno()
+
+
+def _start(cell: Cell, command: Callable[[Cell], list[str]], lock: int | None) -> _Worker:
     cell.folder.mkdir(parents=True, exist_ok=True)
-    (cell.folder / PROGRESS).unlink(missing_ok=True)
+    for name in (PROGRESS, FAILURE):
+        (cell.folder / name).unlink(missing_ok=True)
     with (cell.folder / LOG).open("wb") as log:
         process = subprocess.Popen(
             command(cell),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+            env=os.environ | dict.fromkeys(ONE_THREAD, "1") | {"TOKENIZERS_PARALLELISM": "false"},
             start_new_session=True,  # Ctrl-C reaches the cells once, from `_stop`, not also from the terminal
+            pass_fds=() if lock is None else (lock,),
         )
     return _Worker(cell, process, time.monotonic())
 
@@ -123,8 +168,10 @@ def _report(worker: _Worker, watcher: Watcher, failures: list[Failure]) -> None:
         watcher.finished(cell, time.monotonic() - worker.started)
         return
     end = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    log = tail(cell.folder / LOG)
-    failure = Failure(cell.method, cell.domain, cell.task, cell.seed, f"{log}\n({end})".lstrip())
+    end += "" if code else ", but no result"
+    log = f"{tail(cell.folder / LOG)}\n({end})".lstrip()
+    failure = Failure(cell.method, cell.domain, cell.task, cell.seed, log, str(cell.folder / LOG))
+    (cell.folder / FAILURE).write_text(json.dumps(asdict(failure)) + "\n")
     failures.append(failure)
     watcher.failed(cell, failure)
 
@@ -134,16 +181,22 @@ def tail(path: Path) -> str:
     return "\n".join(path.read_text(errors="replace").splitlines()[-LOG_LINES:]).strip()
 
 
-def _stop(workers: Sequence[_Worker]) -> None:
+def _stop(workers: Sequence[_Worker], watcher: Watcher) -> None:
     """Interrupt what still runs, so that it saves a checkpoint; kill what does not end in time."""
+    if not workers:
+        return
+    watcher.stopping(len(workers))
     for worker in workers:
         worker.process.send_signal(signal.SIGINT)
     deadline = time.monotonic() + GRACE_SECONDS
-    for worker in workers:
-        try:
+    try:
+        for worker in workers:
             worker.process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            worker.process.kill()
+    except subprocess.TimeoutExpired:
+        pass  # whoever is late is killed below, as after a second interruption
+    finally:
+        for worker in workers:
+            worker.process.kill()  # nothing happens to one that has ended
             worker.process.wait()
 
 

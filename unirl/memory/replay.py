@@ -1,15 +1,16 @@
 """A ring of transitions."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
 
 from unirl.batch import Batch
 from unirl.errors import UserError
 
 STORED = ("mask", "inputs", "reward", "terminated", "truncated", "reference_action", "behavior_logp")
+Leaves = dict[str, Any]  # tensors by field, and dicts of tensors for nested fields
 
 
 class Replay:
@@ -23,7 +24,7 @@ class Replay:
             raise UserError(f"replay capacity is {capacity}; it must be at least 1")
         self.capacity = capacity
         self._generator = torch.Generator().manual_seed(seed)
-        self._store: TensorDictBase | None = None
+        self._store: Leaves = {}
         self._size = 0
         self._cursor = 0
 
@@ -32,47 +33,63 @@ class Replay:
 
     def add(self, batch: Batch) -> None:
         """Store every masked decision of `batch`; the oldest give way."""
-        rows = batch.decisions().detach().rows
-        rows = rows.select(*(name for name in STORED if name in rows.keys()))
-        count = rows.batch_size[0]
-        if self._store is None:
-            self._store = _allocate(rows, self.capacity)
-        if count > self.capacity:
-            rows, count = rows[-self.capacity :], self.capacity
-        at = (torch.arange(count) + self._cursor) % self.capacity
-        for key, leaf in rows.items(True, True):
-            self._store.get(key)[at] = leaf
-        self._cursor = (self._cursor + count) % self.capacity
+        single = batch.decisions()
+        leaves: Leaves = {}
+        for name in STORED:
+            if name in single:
+                value = getattr(single, name)
+                leaves[name] = value if isinstance(value, Tensor) else dict(value.items())
+        self._put(leaves, len(single))
+
+    def _put(self, leaves: Leaves, count: int) -> None:
+        if not self._store:
+            self._store = _allocate(leaves, self.capacity)
+        first = max(count - self.capacity, 0)
+        for begin, length, at in self._places(first, count):
+            for stored, leaf in _pairs(self._store, leaves):
+                stored[at : at + length] = leaf[begin : begin + length].detach()
+        self._cursor = (self._cursor + count - first) % self.capacity
         self._size = min(self._size + count, self.capacity)
+
+    def _places(self, first: int, count: int) -> Iterator[tuple[int, int, int]]:
+        """(begin in what is added, length, place in the store): two pieces where the ring closes in between."""
+        room = min(self.capacity - self._cursor, count - first)
+        yield first, room, self._cursor
+        if first + room < count:
+            yield first + room, count - first - room, 0
 
     def sample(self, n: int) -> Batch:
         """`n` stored decisions, uniformly."""
-        if self._store is None:
+        if not self._store:
             raise UserError("the replay buffer is empty; method.source.warmup must be at least 1")
         at = torch.randint(self._size, (n,), generator=self._generator)
-        rows = TensorDict({}, [n])
-        for key, leaf in self._store.items(True, True):
-            rows.set(key, leaf[at])
-        return Batch.of_rows(rows)
+        return Batch(**_each(self._store, lambda leaf: leaf.index_select(0, at)))
 
     def state_dict(self) -> dict[str, Any]:
         """What is stored, the cursor and the generator."""
-        stored = {} if self._store is None else self._store[: self._size].to_dict()
+        stored = _each(self._store, lambda leaf: leaf[: self._size])
         return {"store": stored, "cursor": self._cursor, "size": self._size, "generator": self._generator.get_state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue the same sequence of draws over the same decisions."""
         self._generator.set_state(state["generator"])
-        self._cursor, self._size = int(state["cursor"]), int(state["size"])
-        if self._size:
-            rows = TensorDict(dict(state["store"]), [self._size])
-            self._store = _allocate(rows, self.capacity)
-            for key, leaf in rows.items(True, True):
-                self._store.get(key)[: self._size] = leaf
+        self._store, self._cursor, self._size = {}, 0, 0
+        if state["size"]:
+            self._put(dict(state["store"]), int(state["size"]))
+        self._cursor = int(state["cursor"])
 
 
-def _allocate(rows: TensorDictBase, capacity: int) -> TensorDictBase:
-    store = TensorDict({}, [capacity])
-    for key, leaf in rows.items(True, True):
-        store.set(key, torch.zeros((capacity, *leaf.shape[1:]), dtype=leaf.dtype))
-    return store
+def _each(leaves: Leaves, change: Any) -> Leaves:
+    return {k: _each(v, change) if isinstance(v, dict) else change(v) for k, v in leaves.items()}
+
+
+def _pairs(left: Leaves, right: Leaves) -> Iterator[tuple[Tensor, Tensor]]:
+    for name, leaf in left.items():
+        if isinstance(leaf, dict):
+            yield from _pairs(leaf, right[name])
+        else:
+            yield leaf, right[name]
+
+
+def _allocate(leaves: Leaves, capacity: int) -> Leaves:
+    return _each(leaves, lambda leaf: torch.zeros((capacity, *leaf.shape[1:]), dtype=leaf.dtype))

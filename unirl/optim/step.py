@@ -1,13 +1,15 @@
 """The optimizer step: which losses are stepped together, in which order, how often."""
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from unirl.errors import UserError, unknown
+from unirl.errors import NonFiniteError, UserError, unknown
 from unirl.optim.average import WeightAverage
 from unirl.optim.gradients import Closure, Plain
 from unirl.registry import make
@@ -26,17 +28,19 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 
 
 class Update:
-    """Steps each loss's own parameters, one loss after the other, or all of them at once.
+    """Steps each loss's own parameters, one block of losses after the other.
 
-    `together`: one backward pass and one gradient norm over all losses (PPO with a shared trunk or a joint clip);
-    otherwise each loss sees the parameters that the one before it has just changed (SAC, TD3, IQL).
+    `together`: a single block, with one backward pass and one gradient norm over all losses (PPO with a shared trunk or
+    a joint clip). Otherwise each loss is a block and sees the parameters that the one before it has just changed
+    (SAC, TD3, IQL); only learned coefficients go with the policy, whose scored minibatch serves both.
     `every`: how often a loss is stepped, e.g. `{"policy": 2}` for TD3's delayed actor; targets move with the policy.
+    `optimizers` has one entry per block, in the order of `blocks(parameters, together)`.
     """
 
     def __init__(
         self,
         parameters: Mapping[str, list[nn.Parameter]],
-        optimizers: Mapping[str, torch.optim.Optimizer],
+        optimizers: Sequence[torch.optim.Optimizer],
         *,
         together: bool = False,
         every: Mapping[str, int] | None = None,
@@ -47,24 +51,28 @@ class Update:
         average: float | None = None,
     ) -> None:
         self._parameters = {name: params for name, params in parameters.items() if params}
-        self._optimizers = dict(optimizers)
-        self._blocks = [tuple(self._parameters)] if together else [(name,) for name in self._parameters]
+        self._together = together
+        self._blocks = blocks(self._parameters, together)
+        self._optimizers = list(optimizers)
         self._every = dict(every or {})
         self._clip_norm = clip_norm
         self._schedule = SCHEDULES[schedule]
         self._warmup = warmup
         self._gradient = gradient or Plain()
         self._average = WeightAverage(self._parameters.get("policy", []), average) if average is not None else None
-        self._base_lr = {name: optimizer.param_groups[0]["lr"] for name, optimizer in self._optimizers.items()}
+        self._base_lr = [[group["lr"] for group in optimizer.param_groups] for optimizer in self._optimizers]
         self.steps = 0
 
     def __call__(self, closure: Closure, progress: float = 0.0) -> dict[str, Tensor]:
         """Run every block that is due; returns loss values and, where clipping is on, gradient norms."""
         reported: dict[str, Tensor] = {}
-        for block in self._blocks:
+        scale = self._rate_scale(progress)
+        for block, optimizer, rates in zip(self._blocks, self._optimizers, self._base_lr, strict=True):
             due = [name for name in block if self.is_due(name)]
             if due:
-                reported.update(self._step(due, closure, progress))
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate * scale
+                reported.update(self._step(due, optimizer, closure))
         self.steps += 1
         if self._average is not None:
             self._average.update()
@@ -86,21 +94,31 @@ class Update:
         """Whether the named loss is stepped at this step."""
         return self.steps % self._every.get(name, 1) == 0
 
-    def _step(self, names: list[str], closure: Closure, progress: float) -> dict[str, Tensor]:
-        for name in names:
-            self._optimizers[name].zero_grad(set_to_none=True)
+    def _step(self, names: list[str], optimizer: torch.optim.Optimizer, closure: Closure) -> dict[str, Tensor]:
+        """Step the named losses' parameters; raises `NonFiniteError`, before anything is stepped, where one is NaN."""
+        for parameter in chain.from_iterable(group["params"] for group in optimizer.param_groups):
+            parameter.grad = None  # `zero_grad` costs ten times as much
         parameters = [parameter for name in names for parameter in self._parameters[name]]
-        scale = self._rate_scale(progress)
-        values = self._gradient(closure, names, parameters, self._base_lr[names[0]] * scale)
+        values = self._gradient(closure, names, parameters, optimizer.param_groups[0]["lr"])
         reported = {f"loss/{name}": value for name, value in values.items()}
+        norms = self._clip(names)
         if self._clip_norm is not None:
-            norm = nn.utils.clip_grad_norm_(parameters, self._clip_norm)
-            reported["gradient_norm/" + "+".join(names)] = norm
-        for name in names:
-            for group in self._optimizers[name].param_groups:
-                group["lr"] = self._base_lr[name] * scale
-            self._optimizers[name].step()
+            reported.update(norms)
+        _check_finite(names, values, norms)
+        optimizer.step()
         return reported
+
+    def _clip(self, names: list[str]) -> dict[str, Tensor]:
+        """The gradient norm of all losses together, or of each; where a clip is set, gradients are scaled to it."""
+        norms: dict[str, Tensor] = {}
+        for joint in [names] if self._together else [[name] for name in names]:
+            parameters = [parameter for name in joint for parameter in self._parameters[name]]
+            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+            norm = torch.stack(torch._foreach_norm(gradients)).norm() if gradients else torch.tensor(0.0)
+            if self._clip_norm is not None:
+                nn.utils.clip_grads_with_norm_(parameters, self._clip_norm, norm)
+            norms["gradient_norm/" + "+".join(joint)] = norm
+        return norms
 
     def _rate_scale(self, progress: float) -> float:
         """The schedule after a linear rise: Adam's first steps are as large as its rate, whatever the gradient."""
@@ -110,7 +128,7 @@ class Update:
         """Optimizer moments, the number of steps, and what the gradient rule and the average keep."""
         state: dict[str, Any] = {
             "steps": self.steps,
-            "optimizers": {name: optimizer.state_dict() for name, optimizer in self._optimizers.items()},
+            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
         }
         for name, part in self._stateful():
             state[name] = part.state_dict()
@@ -119,8 +137,8 @@ class Update:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave."""
         self.steps = int(state["steps"])
-        for name, optimizer in self._optimizers.items():
-            optimizer.load_state_dict(dict(state["optimizers"][name]))
+        for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(dict(saved))
         for name, part in self._stateful():
             part.load_state_dict(state[name])
 
@@ -150,13 +168,17 @@ def make_update(config: Mapping[str, Any], parameters: Mapping[str, list[nn.Para
     actor_every = int(options.pop("actor_every", 1))
     rule = options.pop("gradient", None)
     average = options.pop("average", None)
+    if clip_norm is not None and (not isinstance(clip_norm, int | float) or clip_norm <= 0):
+        raise UserError(f"method.update.clip_norm is {clip_norm!r}; give a positive number, or null for none")
     settings = ("eps", "betas", "weight_decay", "momentum", "alpha")
     extra: dict[str, Any] = {key: options.pop(key) for key in settings if key in options}
     if options:
         raise unknown("update key", next(iter(options)), UPDATE_KEYS)
-    optimizers = {
-        loss: _optimizer(name, params, _rate(rates, loss), extra) for loss, params in parameters.items() if params
-    }
+    trained = {loss: params for loss, params in parameters.items() if params}
+    optimizers = [
+        _optimizer(name, [(trained[loss], _rate(rates, loss)) for loss in block], extra)
+        for block in blocks(trained, together)
+    ]
     every = {"policy": actor_every, "temperature": actor_every}
     return Update(
         parameters,
@@ -169,6 +191,24 @@ def make_update(config: Mapping[str, Any], parameters: Mapping[str, list[nn.Para
         gradient=_gradient_rule(rule) if rule else None,
         average=average,
     )
+
+
+def blocks(losses: Iterable[str], together: bool) -> list[tuple[str, ...]]:
+    """Which losses are stepped at once: all, or each for itself and the temperature with the policy."""
+    if together:
+        return [tuple(losses)]
+    with_policy = ("policy", "temperature")
+    apart: list[tuple[str, ...]] = [(loss,) for loss in losses if loss not in with_policy]
+    joint = tuple(loss for loss in losses if loss in with_policy)
+    return [*apart, joint] if joint else apart
+
+
+def _check_finite(names: list[str], values: Mapping[str, Tensor], norms: Mapping[str, Tensor]) -> None:
+    """Look at one number, for speed: the sum of the losses and the gradient norms."""
+    total = sum((*values.values(), *norms.values()))
+    if not math.isfinite(float(total)):
+        norm = torch.stack([norm.detach() for norm in norms.values()]).norm()  # NaN where one is
+        raise NonFiniteError(tuple(names), {name: float(value) for name, value in values.items()}, float(norm))
 
 
 UPDATE_KEYS = (
@@ -189,9 +229,17 @@ def _rate(rates: Any, loss: str) -> float:
     return float(rate)
 
 
-def _optimizer(name: str, parameters: list[nn.Parameter], lr: float, extra: dict[str, Any]) -> torch.optim.Optimizer:
+def _optimizer(
+    name: str, parameters: list[tuple[list[nn.Parameter], float]], extra: dict[str, Any]
+) -> torch.optim.Optimizer:
+    """One optimizer with a group for each learning rate."""
     options: dict[str, Any] = {"fused": True} if name in ("adam", "adamw", "sgd") else {}
+    groups: dict[float, list[nn.Parameter]] = {}
+    for trained, rate in parameters:
+        groups.setdefault(rate, []).extend(trained)
     try:
-        return OPTIMIZERS[name](parameters, lr=lr, **options, **extra)  # type: ignore[call-arg]
+        return OPTIMIZERS[name](
+            [{"params": trained, "lr": rate} for rate, trained in groups.items()], **options, **extra
+        )
     except TypeError as error:
         raise UserError(f"method.update: {error}") from error

@@ -35,9 +35,9 @@ class Reduction:
         decisions: Tensor = batch.mask.sum()
         return decisions.clamp(min=1)
 
-    def row_divisor(self, batch: Batch) -> Tensor | float:
-        """What each row's decisions are divided by before the sum, broadcastable to [N, T]."""
-        return 1.0
+    def within_rows(self, values: Tensor, batch: Batch) -> Tensor:
+        """The values [N, T] divided by d_i of their row."""
+        return values
 
     def __call__(self, per_decision: Tensor, batch: Batch) -> Tensor:
         """The scalar loss of values per decision [N, T], per row [N] or per pair [P]."""
@@ -46,8 +46,9 @@ class Reduction:
         if values.dim() == 1:
             mean: Tensor = values.sum() / batch.get("unit_divisor", max(len(values), 1))
             return mean
-        weighted = values * batch.get("weight", 1.0) / self.row_divisor(batch)
-        total = torch.where(batch.mask, weighted, 0).sum()
+        if "weight" in batch:
+            values = values * batch.weight
+        total = torch.where(batch.mask, self.within_rows(values, batch), 0).sum()
         divisor: Tensor = batch.divisor if "divisor" in batch else self.divisor(batch)
         return total / divisor
 
@@ -84,10 +85,10 @@ class SequenceMean(_OverRows):
     A row without masked decisions adds 0 and is still counted. Source: GRPO (Shao et al. 2024).
     """
 
-    def row_divisor(self, batch: Batch) -> Tensor:
-        """The row's number of masked decisions, [N, 1]."""
+    def within_rows(self, values: Tensor, batch: Batch) -> Tensor:
+        """The values [N, T] divided by the row's number of masked decisions."""
         length: Tensor = batch.mask.sum(1, keepdim=True)
-        return length.clamp(min=1)
+        return values / length.clamp(min=1)
 
 
 @register("reduce", "sequence_sum")

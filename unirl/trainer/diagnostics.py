@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from unirl.batch import Batch
+from unirl.reduce.masked import masked_mean
 
 
 @torch.no_grad()
@@ -12,7 +13,7 @@ def policy_diagnostics(batch: Batch, clip: tuple[float, float] | None = None) ->
     mask = batch.mask
     found: dict[str, Tensor] = {}
     if "entropy" in batch:
-        found["policy/entropy"] = batch.entropy[mask].mean()
+        found["policy/entropy"] = masked_mean(batch.entropy, mask)
     if "logp" in batch and "old_logp" in batch:
         log_ratio = (batch.logp - batch.old_logp)[mask]
         found["policy/kl_old"] = (log_ratio.exp() - 1 - log_ratio).mean()

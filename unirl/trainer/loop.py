@@ -1,25 +1,27 @@
 """The one loop that trains every method in every domain."""
 
-import signal
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from unirl.batch import Batch
 from unirl.domain import Domain
-from unirl.errors import UserError
+from unirl.errors import NonFiniteError, UserError
 from unirl.method import Method
 from unirl.optim import Update
+from unirl.trainer import generators
 from unirl.trainer.checkpoint import write_checkpoint
 from unirl.trainer.diagnostics import policy_diagnostics
+from unirl.trainer.interruption import Interruption
 from unirl.trainer.metrics import Means, MetricsFile
 from unirl.trainer.minibatches import minibatches
+from unirl.trainer.nonfinite import nonfinite_values, report_nonfinite
 from unirl.trainer.progress import ProgressSink
 from unirl.trainer.sources import Source
 
@@ -76,7 +78,7 @@ class Trainer:
         self._generator = torch.Generator().manual_seed(self.seed)
         self._means = Means()
         self._metrics = MetricsFile(self.folder / "metrics.jsonl")
-        self._interrupted = False
+        self._saved: int | None = None  # the iteration of the newest checkpoint
         self._measured: dict[str, Tensor] = {}
 
     @property
@@ -85,35 +87,51 @@ class Trainer:
         return self.schedule.progress(self.source.samples, self.iteration)
 
     def run(self) -> None:
-        """Train until the budget is used; an interrupt (Ctrl-C) ends the iteration, saves and raises."""
+        """Train until the budget is used; Ctrl-C or SIGTERM ends the iteration, saves and raises `Interrupted`."""
         started = time.perf_counter() - self.seconds
         if self.iteration == 0:
             self._evaluate()
-        with _interrupt_sets(self):
+        with Interruption() as interruption:
             while self.progress < 1.0:
                 before = self.progress
-                self._iterate(before)
+                self.iterate()
                 self.seconds = time.perf_counter() - started
                 self._report(before, self.progress)
-                if self._interrupted:
+                if interruption.asked:
                     self.checkpoint()
-                    raise KeyboardInterrupt
-        self.checkpoint()
+                    interruption.obey()
+            self.checkpoint()
 
-    def _iterate(self, progress: float) -> None:
+    def iterate(self) -> None:
+        """One batch from the source, and the updates on it."""
+        progress = self.progress
         self._refresh_anchors()
         batch = self.source.next().replace(progress=progress)
         batch = self.domain.score(batch, self.method.prepares_with)
         batch = self.method.prepare(batch)
         for minibatch in self._minibatches(batch):
-            minibatch = self.method.with_divisors(minibatch)
-            targets_move = self.update.is_due("policy")
-            values = self.update(lambda names, m=minibatch: self._gradients(m, names), progress)  # type: ignore[misc]
-            if targets_move:
-                self.domain.update_targets()
-            self._means.add({**values, **self._measured})
+            self._update_on(self.method.with_divisors(minibatch), progress)
         self._means.add(_of_batch(batch))
         self.iteration += 1
+
+    def _update_on(self, minibatch: Batch, progress: float) -> None:
+        targets_move = self.update.is_due("policy")
+        self._measured = {}
+        try:
+            values = self.update(lambda names: self._gradients(minibatch, names), progress)
+        except NonFiniteError as error:
+            raise self._explained(error, minibatch) from error
+        if targets_move:
+            self.domain.update_targets()
+        self._means.add({**values, **self._measured})
+
+    @torch.no_grad()
+    def _explained(self, error: NonFiniteError, minibatch: Batch) -> UserError:
+        """Save the minibatch, scored once more to see which fields are not finite."""
+        pieces = self.domain.microbatches(minibatch)
+        scored = (self.domain.score(piece, self.method.differentiates(error.names)) for piece in pieces)
+        broken = next((piece for piece in scored if nonfinite_values(piece)), minibatch)
+        return report_nonfinite(self.folder, self.iteration, error, minibatch, broken)
 
     def _gradients(self, minibatch: Batch, names: Sequence[str]) -> dict[str, Tensor]:
         """The update's closure: gradients of the named losses, accumulated over micro-batches.
@@ -125,7 +143,7 @@ class Trainer:
         for piece in self.domain.microbatches(minibatch):
             scored = self.domain.score(piece, need)
             losses = self.method.losses(scored, names)
-            torch.stack(list(losses.values())).sum().backward()
+            cast(Tensor, sum(losses.values())).backward()
             for name, loss in losses.items():
                 totals[name] = totals.get(name, 0.0) + loss.detach()
         if "policy" in names:
@@ -163,6 +181,11 @@ class Trainer:
     def _evaluate(self) -> None:
         with self.update.averaged_weights():
             result = self.domain.evaluate(self.schedule.evaluation_episodes)
+        if not math.isfinite(result["score"]):
+            raise UserError(
+                f"iteration {self.iteration}: the evaluation's score is {result['score']}; the environment or verifier "
+                f"returned a reward that is no number"
+            )
         self.scores.append(result["score"])
         self._log({f"eval/{name}": value for name, value in result.items()})
 
@@ -172,8 +195,12 @@ class Trainer:
         self.progress_sink.advance(self.iteration, self.progress, record)
 
     def checkpoint(self) -> None:
-        """Save everything needed to continue bit for bit."""
+        """Save everything needed to continue bit for bit, unless that is saved already."""
+        if self._saved == self.iteration:
+            return
+        self._metrics.sync()
         write_checkpoint(self.folder, self.iteration, self.state_dict())
+        self._saved = self.iteration
 
     def state_dict(self) -> dict[str, Any]:
         """Networks, optimizers, parts, source, generators and counters."""
@@ -183,7 +210,7 @@ class Trainer:
             "scores": self.scores,
             "lines": self._metrics.lines,
             "generator": self._generator.get_state(),
-            "torch": torch.get_rng_state(),
+            "generators": generators.state(),
             "domain": self.domain.state_dict(),
             "method": self.method.state_dict(),
             "source": self.source.state_dict(),
@@ -194,10 +221,11 @@ class Trainer:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state_dict` was taken; later lines of the metrics file are cut off."""
         self.iteration, self.seconds = int(state["iteration"]), float(state["seconds"])
+        self._saved = self.iteration
         self.scores = list(state["scores"])
         self._metrics.cut(int(state["lines"]))
         self._generator.set_state(state["generator"])
-        torch.set_rng_state(state["torch"])
+        generators.restore(state["generators"])
         self.domain.load_state_dict(state["domain"])
         self.method.load_state_dict(state["method"])
         self.source.load_state_dict(state["source"])
@@ -222,23 +250,3 @@ def _crossed(before: float, now: float, times: int) -> bool:
 
 def _floats(values: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in values.items()}
-
-
-@contextmanager
-def _interrupt_sets(trainer: Trainer) -> Iterator[None]:
-    """Let Ctrl-C finish the iteration; a second one stops at once."""
-
-    def handle(signum: int, frame: Any) -> None:
-        if trainer._interrupted:
-            raise KeyboardInterrupt
-        trainer._interrupted = True
-
-    try:
-        previous = signal.signal(signal.SIGINT, handle)
-    except ValueError:  # not the main thread: whoever runs us handles the signal
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)

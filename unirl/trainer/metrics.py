@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from unirl.errors import UserError
+from unirl.trainer.files import sync
 
 
 class Means:
@@ -56,8 +58,17 @@ class MetricsFile:
             raise UserError(f"cannot write {self._path}: {error.strerror or error}") from error
         self.lines += 1
 
+    def sync(self) -> None:
+        """Have every line on the disk: a checkpoint is about to count them."""
+        if self._path.exists():
+            sync(self._path)
+
     def cut(self, lines: int) -> None:
-        """Keep the first `lines` lines."""
-        kept = self._path.read_text().splitlines(keepends=True)[:lines] if self._path.exists() else []
-        self._path.write_text("".join(kept))
+        """Keep the first `lines` complete lines; a line that was torn by a kill is never among them."""
+        content = self._path.read_bytes() if self._path.exists() else b""
+        kept = content.splitlines(keepends=True)[:lines]
+        if kept and not kept[-1].endswith(b"\n"):
+            kept.pop()
+        if (size := sum(map(len, kept))) < len(content):
+            os.truncate(self._path, size)
         self.lines = len(kept)

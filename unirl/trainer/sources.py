@@ -79,7 +79,7 @@ class Online:
 
     def state_dict(self) -> dict[str, Any]:
         """The count and the roll-outs that are still trained on."""
-        return {"samples": self.samples, "recent": [batch.rows.to_dict() for batch in self._recent]}
+        return {"samples": self.samples, "recent": [batch.fields() for batch in self._recent]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave."""
@@ -114,9 +114,7 @@ class ReplaySource:
     def next(self) -> Batch:
         """Step the world if a round of updates is over, then draw from the buffer."""
         if self.samples == 0:
-            self._domain.exploring_uniformly = True  # type: ignore[attr-defined]
-            self._step(self.warmup)
-            self._domain.exploring_uniformly = False  # type: ignore[attr-defined]
+            self._step(self.warmup, uniform=True)
             self._due = self.updates
         elif self._due == 0:
             self._step(self.steps)
@@ -124,8 +122,8 @@ class ReplaySource:
         self._due -= 1
         return self._replay.sample(self.batch)
 
-    def _step(self, decisions: int) -> None:
-        batch = self._domain.rollout(decisions, unit="segment")
+    def _step(self, decisions: int, uniform: bool = False) -> None:
+        batch = self._domain.rollout(decisions, unit="segment", uniform=uniform)
         self._replay.add(batch)
         self.samples += batch.mask.numel()
 

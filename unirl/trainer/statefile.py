@@ -2,31 +2,42 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unirl.errors import UserError
+from unirl.trainer.files import sync
 
 TENSORS, TREE = "tensors.safetensors", "state.json"
 
 
 def save_state(state: Mapping[str, Any], folder: Path) -> None:
-    """Write `state` (dicts, lists, tensors, numpy arrays, JSON scalars) into an existing folder and sync it to disk."""
+    """Write `state` (dicts, lists, tensors, numpy arrays, JSON scalars) into an existing folder and sync it to disk.
+
+    Tensors are written from where they lie: a large replay buffer is not copied. Raises `OSError` where the disk is
+    full or the folder cannot be written, `TypeError` for anything that would need pickling.
+    """
     tensors: dict[str, Tensor] = {}
     tree = _split(state, "", tensors)
-    save_file(tensors, folder / TENSORS)
-    with (folder / TREE).open("w") as file:
-        json.dump(tree, file)
-        file.flush()
-        os.fsync(file.fileno())
-    with (folder / TENSORS).open("rb") as file:
-        os.fsync(file.fileno())
+    _keep_apart(tensors)
+    try:
+        save_file(tensors, folder / TENSORS)
+    except SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(folder / TENSORS)) from error
+    (folder / TREE).write_text(json.dumps(tree))
+    sync(folder / TENSORS)
+    sync(folder / TREE)
 
 
 def load_state(folder: Path) -> Any:
@@ -35,17 +46,24 @@ def load_state(folder: Path) -> Any:
         tree = json.loads((folder / TREE).read_text())
         tensors = load_file(folder / TENSORS)
         return _join(tree, tensors)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"checkpoint {folder} is missing or broken ({type(error).__name__}: {error})") from error
-    except Exception as error:
-        if type(error).__name__ == "SafetensorError":
-            raise UserError(f"checkpoint {folder} is broken ({error})") from error
-        raise
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        what = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"checkpoint {folder} is missing or broken ({type(error).__name__}: {what})") from error
+
+
+def _keep_apart(tensors: dict[str, Tensor]) -> None:
+    """Copy what shares its memory with another tensor: safetensors refuses to write the same bytes twice."""
+    seen: set[int] = set()
+    for path, tensor in tensors.items():
+        storage = tensor.untyped_storage().data_ptr()
+        if storage in seen:
+            tensors[path] = tensor.clone()
+        seen.add(storage)
 
 
 def _split(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
-        tensors[path] = value.detach().cpu().contiguous().clone()
+        tensors[path] = value.detach().cpu().contiguous()
         return {"$tensor": path}
     if isinstance(value, np.ndarray):
         tensors[path] = torch.from_numpy(np.ascontiguousarray(value)).clone()

@@ -1,0 +1,98 @@
+"""How fast is it? Every comparison prints one JSON line; together they write `benchmarks/results.md`.
+
+make bench                                   all of them, on one core, about 25 minutes
+python benchmarks/run.py sac_sbx ppo_sb3     some of them, with --pairs N and --core K
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from pairs import Comparison, Side, compare
+from table import write_table
+
+HERE = Path(__file__).parent
+CONTROL = ("domain=control", "samples=1000000000")
+
+
+def comparisons(ours: str, peers: str) -> dict[str, Comparison]:
+    """All comparisons by name, for the interpreters of the two environments."""
+
+    def unirl(*arguments: str) -> Side:
+        return Side("unirl", ours, "unirl_train.py", arguments)
+
+    def baselines(library: str, algorithm: str, chunk: str, options: str) -> Side:
+        return Side(library, peers, "stable_baselines.py", (chunk, library, algorithm, "HalfCheetah-v5", options))
+
+    def offline(algorithm: str) -> Side:
+        return Side("d3rlpy", peers, "d3rlpy_offline.py", ("500", algorithm))
+
+    sac = ("300", "samples", "400", "method=sac", "task=halfcheetah", *CONTROL)
+    ppo = ("8192", "samples", "2", "method=ppo", "task=halfcheetah", "model=mlp_small", *CONTROL)
+    recorded = ("task=hopper", "task.data={folder}/hopper.hdf5", *CONTROL)
+    sac_options, ppo_options = '{"warmup": 600, "learning_starts": 100}', '{"warmup": 4096}'
+    grpo = {
+        pieces: tuple(
+            Side(name, python, f"{name}_grpo.py", ("1", pieces)) for name, python in (("unirl", ours), ("trl", peers))
+        )
+        for pieces in ("1", "4")
+    }
+    found = [
+        Comparison(
+            "sac_sbx", "environment steps/s", unirl(*sac), baselines("sbx", "SAC", "300", sac_options), target=1.35
+        ),
+        Comparison(
+            "sac_sb3", "environment steps/s", unirl(*sac), baselines("sb3", "SAC", "300", sac_options), target=2.0
+        ),
+        Comparison(
+            "sac_float32_sbx",
+            "environment steps/s",
+            unirl(*sac, "domain.precision=float32"),
+            baselines("sbx", "SAC", "300", sac_options),
+            target=1.0,
+        ),
+        Comparison(
+            "ppo_sb3", "environment steps/s", unirl(*ppo), baselines("sb3", "PPO", "8192", ppo_options), target=1.5
+        ),
+        Comparison("ppo_sbx", "environment steps/s", unirl(*ppo), baselines("sbx", "PPO", "8192", ppo_options)),
+        Comparison(
+            "td3_bc_d3rlpy",
+            "updates/s",
+            unirl("500", "iterations", "300", "method=td3_bc", *recorded),
+            offline("TD3PlusBC"),
+            target=1.5,
+        ),
+        Comparison(
+            "iql_d3rlpy",
+            "updates/s",
+            unirl("500", "iterations", "300", "method=iql", *recorded),
+            offline("IQL"),
+            target=1.5,
+        ),
+        Comparison("grpo_trl_4_pieces", "completion tokens/s", *grpo["4"], target=1.5, memory_target=0.5),
+        Comparison("grpo_trl_1_piece", "completion tokens/s", *grpo["1"], target=1.5, memory_target=0.5),
+    ]
+    return {comparison.name: comparison for comparison in found}
+
+
+def main() -> None:
+    """Run the named comparisons, or all; results of earlier runs stay in the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--pairs", type=int)
+    parser.add_argument("--core", type=int, default=0)
+    parser.add_argument("--ours", default=sys.executable)
+    parser.add_argument("--peers", default=".venv-peers/bin/python")
+    options = parser.parse_args()
+    known = comparisons(options.ours, options.peers)
+    for name in options.names or known:
+        comparison = replace(known[name], cores=(options.core,), pairs=options.pairs or known[name].pairs)
+        result = compare(comparison)
+        print(json.dumps(result), flush=True)
+        write_table(HERE, result)
+
+
+if __name__ == "__main__":
+    main()

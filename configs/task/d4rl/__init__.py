@@ -1,1 +1,0 @@
-"""Tasks on the public D4RL datasets."""

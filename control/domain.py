@@ -12,6 +12,7 @@ from torch import nn
 from unirl.batch import Batch
 from unirl.control.acting import Actor, ModeActor, PolicyActor, UniformActor
 from unirl.control.envs import ActionSpace, Array, Envs, make_env
+from unirl.control.few_rows import FEW, FewRowsActor, can_act_on_few_rows
 from unirl.control.followers import copied, frozen_copy, move
 from unirl.control.low_precision import native_bfloat16
 from unirl.control.networks import MLP, ValueMLP, hidden_sizes, orthogonal
@@ -247,6 +248,8 @@ class ControlDomain:
     def _actor(self, facing: Array | None, opponent: Opponent | None, uniform: bool) -> Actor:
         if uniform:
             return UniformActor(self.actions, self.rng, squashed=self.policy_kind == "tanh_gaussian")
+        if opponent is None and facing is None and self._env_count <= FEW and can_act_on_few_rows(self.policy):
+            return FewRowsActor(self.policy, self.rng)
         if opponent is None:
             return PolicyActor(self.policy, self.generator, self.device)
         anchor = self.anchor(opponent.anchor)

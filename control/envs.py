@@ -1,5 +1,6 @@
 """Gymnasium environments: making them, stepping several of them, and scaling actions."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -15,6 +16,23 @@ from unirl.errors import UserError
 
 Array = NDArray[Any]
 Env = gym.Env[Any, Any]
+
+
+def _mujoco_warns_as_python_does() -> None:
+    """Let MuJoCo's warnings come once, and what is deprecated in gymnasium's own models not at all."""
+    try:
+        import mujoco
+    except ImportError:
+        return
+
+    def warn(message: str) -> None:
+        warnings.warn(message, DeprecationWarning if "deprecated" in message else RuntimeWarning, stacklevel=1)
+
+    if mujoco.get_mju_user_warning() is None:
+        mujoco.set_mju_user_warning(warn)
+
+
+_mujoco_warns_as_python_does()
 
 
 def make_env(task: Mapping[str, Any], **extra: Any) -> Env:

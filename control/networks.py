@@ -44,7 +44,7 @@ class MLP(nn.Module):
         if activation not in ACTIVATIONS:
             raise unknown("activation (model.activation)", activation, ACTIVATIONS)
         self.heads = heads
-        self._activation = ACTIVATIONS[activation]
+        self.activation = activation
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for fan_in, fan_out in pairwise(sizes):
             bound = 1 / math.sqrt(fan_in)
@@ -53,19 +53,19 @@ class MLP(nn.Module):
             )
             for parameters, shape in zip((self.weights, self.biases), shapes, strict=True):
                 parameters.append(nn.Parameter(torch.empty(shape).uniform_(-bound, bound)))
-        self._layers = list(zip(self.weights, self.biases, strict=True))  # iterating a ParameterList costs 20 us
+        self.layers = list(zip(self.weights, self.biases, strict=True))  # iterating a ParameterList costs 20 us
         self._half = HalfPrecision() if half and activation == "relu" and len(sizes) > 2 else None
 
     def forward(self, x: Tensor, frozen: bool = False) -> Tensor:
         """Every input's output; with `frozen` the gradient reaches `x` (an action) but not the weights."""
         hidden = x.reshape(-1, x.shape[-1])
-        layers = [(w.detach(), b.detach()) for w, b in self._layers] if frozen else self._layers
+        layers = [(w.detach(), b.detach()) for w, b in self.layers] if frozen else self.layers
         if self._half is not None and len(hidden) >= HALF_ROWS:
             outputs = self._half(hidden, layers)
         else:
             hidden = hidden if self.heads is None else hidden.expand(self.heads, -1, -1)
             for weight, bias in layers[:-1]:
-                hidden = self._activation(affine(hidden, weight, bias))
+                hidden = ACTIVATIONS[self.activation](affine(hidden, weight, bias))
             outputs = affine(hidden, *layers[-1])
         return outputs.reshape(*outputs.shape[:-2], *x.shape[:-1], outputs.shape[-1])
 

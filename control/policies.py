@@ -11,7 +11,7 @@ from unirl.control.envs import ActionSpace
 from unirl.control.networks import MLP, hidden_sizes, orthogonal
 from unirl.errors import UserError, unknown
 
-_LOG_STD_RANGE = (-20.0, 2.0)  # SAC
+LOG_STD_RANGE = (-20.0, 2.0)  # SAC
 _BOUNDED_LOG_STD_RANGE = (-5.0, 2.0)  # IQL
 
 
@@ -58,7 +58,7 @@ class TanhGaussianPolicy(nn.Module):
     def forward(self, observation: Tensor) -> TanhGaussian:
         """pi(. | observation)."""
         mean, log_std = self.network(observation).chunk(2, -1)
-        return TanhGaussian(mean, log_std.clamp(*_LOG_STD_RANGE))
+        return TanhGaussian(mean, log_std.clamp(*LOG_STD_RANGE))
 
 
 class DeterministicPolicy(nn.Module):

@@ -184,6 +184,9 @@ class Batch:
 
     def __getitem__(self, rows: Any) -> "Batch":
         """The chosen rows (slice, index or boolean tensor). Pairs whose two rows are kept are kept and re-numbered."""
+        if isinstance(rows, slice) and "pairs" not in self._beside:
+            count = len(range(*rows.indices(self._count)))
+            return self._each(lambda leaf: leaf[rows], dict(self._beside), count)
         chosen = torch.arange(len(self), device=self.device)[rows].reshape(-1)
         beside = dict(self._beside)
         if "pairs" in beside:

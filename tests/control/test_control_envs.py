@@ -73,3 +73,8 @@ def test_some_environments_can_be_stepped_without_the_others():
     step = envs.step(np.zeros((2, 1), dtype=np.float32), [0, 2])
     assert step.observation[:, 0].tolist() == [1.0, 1.0]
     assert envs.observation[:, 0].tolist() == [1.0, 0.0, 1.0]
+
+
+def test_mujoco_does_not_repeat_gymnasiums_deprecations(capfd):
+    make_env({"env": "HalfCheetah-v5"}).reset(seed=0)
+    assert "deprecated" not in capfd.readouterr().err

@@ -116,7 +116,7 @@ class Update:
             gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
             norm = torch.stack(torch._foreach_norm(gradients)).norm() if gradients else torch.tensor(0.0)
             if self._clip_norm is not None:
-                nn.utils.clip_grads_with_norm_(parameters, self._clip_norm, norm)
+                torch._foreach_mul_(gradients, (self._clip_norm / (norm + 1e-6)).clamp(max=1.0))
             norms["gradient_norm/" + "+".join(joint)] = norm
         return norms
 

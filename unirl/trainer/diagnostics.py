@@ -15,10 +15,10 @@ def policy_diagnostics(batch: Batch, clip: tuple[float, float] | None = None) ->
     if "entropy" in batch:
         found["policy/entropy"] = masked_mean(batch.entropy, mask)
     if "logp" in batch and "old_logp" in batch:
-        log_ratio = (batch.logp - batch.old_logp)[mask]
-        found["policy/kl_old"] = (log_ratio.exp() - 1 - log_ratio).mean()
+        log_ratio = batch.logp - batch.old_logp
+        ratio = log_ratio.exp()
+        found["policy/kl_old"] = masked_mean(ratio - 1 - log_ratio, mask)
         if clip is not None:
             low, high = clip
-            ratio = log_ratio.exp()
-            found["policy/clip_fraction"] = ((ratio < 1 - low) | (ratio > 1 + high)).float().mean()
+            found["policy/clip_fraction"] = masked_mean(((ratio < 1 - low) | (ratio > 1 + high)).float(), mask)
     return found

@@ -1,5 +1,6 @@
 """How a prepared batch is cut for the update."""
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -23,5 +24,9 @@ def minibatches(batch: Batch, *, by: str, parts: int, epochs: int, generator: to
         if parts == 1:
             yield batch
             continue
-        for chosen in torch.randperm(count, generator=generator).chunk(parts):
-            yield batch.of_pairs(chosen) if by == "pair" else batch[chosen]
+        order = torch.randperm(count, generator=generator)
+        if by == "pair":
+            yield from (batch.of_pairs(chosen) for chosen in order.chunk(parts))
+            continue
+        shuffled, size = batch[order], math.ceil(count / parts)  # one gather; slices of it are free
+        yield from (shuffled[begin : begin + size] for begin in range(0, count, size))

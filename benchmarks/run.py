@@ -29,9 +29,9 @@ def comparisons(ours: str, peers: str) -> dict[str, Comparison]:
     def offline(algorithm: str) -> Side:
         return Side("d3rlpy", peers, "d3rlpy_offline.py", ("500", algorithm))
 
-    sac = ("300", "samples", "400", "method=sac", "task=halfcheetah", *CONTROL)
+    sac = ("300", "samples", "400", "method=sac", "task=halfcheetah", "domain.precision=auto", *CONTROL)
     ppo = ("8192", "samples", "2", "method=ppo", "task=halfcheetah", "model=mlp_small", *CONTROL)
-    recorded = ("task=hopper", "task.data={folder}/hopper.hdf5", *CONTROL)
+    recorded = ("task=hopper", "task.data={folder}/hopper.hdf5", "domain.precision=auto", *CONTROL)
     sac_options, ppo_options = '{"warmup": 600, "learning_starts": 100}', '{"warmup": 4096}'
     grpo = {
         pieces: tuple(

@@ -63,7 +63,7 @@ class ControlDomain:
         normalize_reward: bool | None = None,
         reward_discount: float = 0.99,
         start_states: int | None = None,
-        precision: str = "auto",
+        precision: str = "float32",
     ) -> None:
         if precision not in PRECISIONS:
             raise unknown("domain.precision", str(precision), PRECISIONS)
@@ -144,7 +144,7 @@ class ControlDomain:
                 self.target_policy = frozen_copy(self.policy)
 
     def _half_precision(self, requirements: Requirements) -> bool:
-        """Whether hidden layers multiply in bfloat16: by default where that is fast and shown to learn as well."""
+        """Whether hidden layers multiply in bfloat16; `auto` means where a critic makes the work and it is fast."""
         if self.precision == "auto":
             return requirements.q is not None and self.device.type == "cpu" and native_bfloat16()
         return self.precision == "bfloat16"

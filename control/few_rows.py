@@ -8,6 +8,7 @@ about as long as the simulator. Networks are evaluated by numpy on the same memo
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import numpy as np
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"relu": lambda x: np.maximu
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
-def can_act_on_few_rows(policy: nn.Module) -> bool:
+def can_act_on_few_rows(policy: nn.Module) -> TypeGuard[GaussianPolicy | TanhGaussianPolicy]:
     """Whether `FewRowsActor` knows the policy: Gaussian or squashed Gaussian, relu or tanh, not on a GPU."""
     if isinstance(policy, GaussianPolicy):
         network = policy.mean

@@ -54,14 +54,15 @@ class MLP(nn.Module):
             for parameters, shape in zip((self.weights, self.biases), shapes, strict=True):
                 parameters.append(nn.Parameter(torch.empty(shape).uniform_(-bound, bound)))
         self.layers = list(zip(self.weights, self.biases, strict=True))  # iterating a ParameterList costs 20 us
-        self._half = HalfPrecision() if half and activation == "relu" and len(sizes) > 2 else None
+        self.half_precision = half and activation == "relu" and len(sizes) > 2
+        self._in_half = HalfPrecision()
 
     def forward(self, x: Tensor, frozen: bool = False) -> Tensor:
         """Every input's output; with `frozen` the gradient reaches `x` (an action) but not the weights."""
         hidden = x.reshape(-1, x.shape[-1])
         layers = [(w.detach(), b.detach()) for w, b in self.layers] if frozen else self.layers
-        if self._half is not None and len(hidden) >= HALF_ROWS:
-            outputs = self._half(hidden, layers)
+        if self.half_precision and len(hidden) >= HALF_ROWS:
+            outputs = self._in_half(hidden, layers)
         else:
             hidden = hidden if self.heads is None else hidden.expand(self.heads, -1, -1)
             for weight, bias in layers[:-1]:

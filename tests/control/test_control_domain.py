@@ -228,3 +228,20 @@ def test_control_tasks_name_environments_that_exist(task):
     domain = ControlDomain(task, SMALL)
     assert domain.rollout(2, unit="segment").mask.shape == (1, 2)
     assert {"online", "replay", "offline", "preference"} <= set(task["budget"])
+
+
+def test_half_precision_is_for_methods_with_an_action_value_critic_where_the_processor_has_it(monkeypatch):
+    monkeypatch.setattr("unirl.control.domain.native_bfloat16", lambda: True)
+    kept = {}
+    for needs in (Requirements(value=True), Requirements(q=QSpec())):
+        for precision in ("auto", "float32", "bfloat16"):
+            domain = ControlDomain({"env": "Hopper-v5"}, {"hidden": [16, 16]}, precision=precision)
+            domain.build(needs)
+            network = domain.value if domain.q is None else domain.q
+            kept[needs.q is None, precision] = network.half_precision
+    assert kept == {
+        (True, "auto"): False, (True, "float32"): False, (True, "bfloat16"): True,
+        (False, "auto"): True, (False, "float32"): False, (False, "bfloat16"): True,
+    }  # fmt: skip
+    with pytest.raises(UserError, match=r"unknown domain\.precision 'half'"):
+        ControlDomain({"env": "Hopper-v5"}, {}, precision="half")

@@ -106,3 +106,28 @@ def test_gradients_reach_the_tensors_that_were_given():
     (batch[torch.tensor([1])].logp.sum() * 3).backward()
     assert logp.grad is not None
     assert logp.grad.tolist() == [[0.0, 0.0], [3.0, 3.0]]
+
+
+def test_fields_make_the_same_batch_again():
+    batch = Batch(
+        mask=torch.ones(2, 3).bool(), q=torch.rand(4, 2, 3), anchor_logp={"ref": torch.zeros(2, 3)}, progress=0.5
+    )
+    again = Batch(**batch.fields())
+    assert again.fields().keys() == batch.fields().keys()
+    assert torch.equal(again.q, batch.q)
+    assert torch.equal(again.anchor_logp["ref"], batch.anchor_logp["ref"])
+
+
+def test_a_tensordict_holds_the_rows():
+    batch = Batch(mask=torch.ones(2, 3).bool(), inputs={"x": torch.rand(2, 3, 5)}, q=torch.rand(4, 2, 3))
+    made = batch.to_tensordict()
+    assert made.batch_size == (2,)
+    assert torch.equal(made["inputs", "x"], batch.inputs["x"])
+    assert made["q"].shape == (2, 4, 3)  # rows first
+
+
+def test_a_slice_is_a_view_of_the_rows():
+    batch = Batch(mask=torch.ones(4, 1).bool(), reward=torch.arange(4.0)[:, None])
+    assert batch[1:3].reward.flatten().tolist() == [1, 2]
+    assert batch[1:3].reward.data_ptr() == batch.reward[1:].data_ptr()
+    assert len(batch[3:9]) == 1

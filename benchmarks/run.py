@@ -57,19 +57,15 @@ def comparisons(ours: str, peers: str) -> dict[str, Comparison]:
             "ppo_sb3", "environment steps/s", unirl(*ppo), baselines("sb3", "PPO", "8192", ppo_options), target=1.5
         ),
         Comparison("ppo_sbx", "environment steps/s", unirl(*ppo), baselines("sbx", "PPO", "8192", ppo_options)),
-        Comparison(
-            "td3_bc_d3rlpy",
-            "updates/s",
-            unirl("500", "iterations", "300", "method=td3_bc", *recorded),
-            offline("TD3PlusBC"),
-            target=1.5,
-        ),
-        Comparison(
-            "iql_d3rlpy",
-            "updates/s",
-            unirl("500", "iterations", "300", "method=iql", *recorded),
-            offline("IQL"),
-            target=1.5,
+        *(
+            Comparison(
+                f"{method}_d3rlpy",
+                "updates/s",
+                unirl("500", "iterations", "300", f"method={method}", *recorded),
+                offline(algorithm),
+                target=1.5,
+            )
+            for method, algorithm in (("td3_bc", "TD3PlusBC"), ("iql", "IQL"))
         ),
         Comparison("grpo_trl_4_pieces", "completion tokens/s", *grpo["4"], target=1.5, memory_target=0.5),
         Comparison("grpo_trl_1_piece", "completion tokens/s", *grpo["1"], target=1.5, memory_target=0.5),

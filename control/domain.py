@@ -14,7 +14,6 @@ from unirl.control.acting import Actor, ModeActor, PolicyActor, UniformActor
 from unirl.control.envs import ActionSpace, Array, Envs, make_env
 from unirl.control.few_rows import FEW, FewRowsActor, can_act_on_few_rows
 from unirl.control.followers import copied, frozen_copy, move
-from unirl.control.low_precision import native_bfloat16
 from unirl.control.networks import MLP, ValueMLP, hidden_sizes, orthogonal
 from unirl.control.normalize import ObservationNormalizer, RewardScaler
 from unirl.control.policies import make_policy, policy_kind
@@ -22,6 +21,7 @@ from unirl.control.rollout import Recorder, as_batch, play_episodes, play_segmen
 from unirl.control.score import score
 from unirl.domain import Dataset, DomainInfo, Opponent, Requirements
 from unirl.errors import UserError, unknown
+from unirl.processors import native_bfloat16
 
 _EVALUATION_STREAM = 1  # second word of the seed sequence of evaluation resets; training environments use 2
 _TRAINING_STREAM = 2
@@ -146,7 +146,7 @@ class ControlDomain:
     def _half_precision(self, requirements: Requirements) -> bool:
         """Whether hidden layers multiply in bfloat16; `auto` means where a critic makes the work and it is fast."""
         if self.precision == "auto":
-            return requirements.q is not None and self.device.type == "cpu" and native_bfloat16()
+            return requirements.q is not None and self.device.type == "cpu" and native_bfloat16() is True
         return self.precision == "bfloat16"
 
     @property

@@ -15,12 +15,6 @@ from torch.autograd.function import once_differentiable
 _relu_backward = torch.ops.aten.threshold_backward.default
 
 
-def native_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 matrices itself (x86 since Cooper Lake and Zen 4)."""
-    found = torch.cpu.get_capabilities()
-    return any(name.endswith("bf16") and bool(has) for name, has in found.items())
-
-
 class HalfPrecision:
     """ReLU layers, and a last one without activation, whose hidden products are made in bfloat16.
 

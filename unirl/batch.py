@@ -210,7 +210,7 @@ class Batch:
 
     def _each(self, change: Callable[[Tensor], Tensor], beside: dict[str, Any], count: int) -> "Batch":
         """The batch with every tensor of its rows changed."""
-        return Batch._of(_each(self._rows, change), beside, count)
+        return Batch._of(each_leaf(self._rows, change), beside, count)
 
     def decisions(self) -> "Batch":
         """Every masked decision as a row of its own, [M, 1]; row fields are repeated. Pairs do not survive."""
@@ -311,8 +311,9 @@ def _row_count(rows: Rows) -> int:
     return 0
 
 
-def _each(rows: Rows, change: Callable[[Tensor], Tensor]) -> Rows:
-    return {k: _each(v, change) if isinstance(v, dict) else change(v) for k, v in rows.items()}
+def each_leaf(rows: Rows, change: Callable[[Tensor], Tensor]) -> Rows:
+    """Rows with every tensor changed."""
+    return {k: each_leaf(v, change) if isinstance(v, dict) else change(v) for k, v in rows.items()}
 
 
 def _joined(values: list[Any]) -> Any:

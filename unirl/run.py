@@ -26,7 +26,7 @@ from unirl.trainer import generators
 from unirl.trainer.checkpoint import read_checkpoint
 from unirl.trainer.exhaustion import exhaustion_in_one_line, is_allocation
 from unirl.trainer.files import write_whole
-from unirl.trainer.lock import run_lock
+from unirl.trainer.lock import folder_lock
 from unirl.trainer.loop import Schedule, Trainer
 from unirl.trainer.progress import ProgressSink, SilentProgress
 
@@ -40,7 +40,7 @@ def train(config: Mapping[str, Any], *, progress: ProgressSink | None = None) ->
     Raises `UserError` where the folder holds a run already or another process trains there.
     """
     folder = Path(config["out"])
-    with run_lock(folder), exhaustion_in_one_line(config, folder):
+    with folder_lock(folder), exhaustion_in_one_line(config, folder):
         if (folder / "metrics.jsonl").exists() or (folder / "checkpoints").exists():
             raise UserError(
                 f"{folder} already holds a run; `unirl resume {folder}` continues it, out=DIR chooses another"
@@ -56,7 +56,7 @@ def resume(folder: Path | str, *, progress: ProgressSink | None = None) -> dict[
     """
     folder = Path(folder)
     config = read_config(folder)
-    with run_lock(folder), exhaustion_in_one_line(config, folder):
+    with folder_lock(folder), exhaustion_in_one_line(config, folder):
         trainer = build({**config, "out": str(folder)}, progress)
         state = read_checkpoint(folder)
         if state is None:

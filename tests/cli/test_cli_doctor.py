@@ -10,6 +10,7 @@ from unirl.commands.extras import Package
 from unirl.commands.selftest import SelfTest, run_self_test
 from unirl.config import choices
 from unirl.errors import UserError
+from unirl.processors import allowed_processors
 
 NEEDS = {"control": "gymnasium", "llm": "transformers"}
 
@@ -97,13 +98,13 @@ def test_whatever_ends_the_process_of_a_self_test_is_one_line(code, limit, probl
 
 
 def test_a_containers_share_of_the_processors_is_quota_over_period(tmp_path):
-    assert machine.allowed_processors(tmp_path) is None
+    assert allowed_processors(tmp_path) is None
     (tmp_path / "cpu").mkdir()
     (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("150000\n")
     (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
-    assert machine.allowed_processors(tmp_path) == 1.5
+    assert allowed_processors(tmp_path) == 1.5
     (tmp_path / "cpu.max").write_text("250000 100000\n")
-    assert machine.allowed_processors(tmp_path) == 2.5
+    assert allowed_processors(tmp_path) == 2.5
 
 
 def test_a_containers_memory_limit_is_shown_where_it_is_below_what_the_machine_has(tmp_path):

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from unirl.compare import plan as plans
-from unirl.compare.cores import usable_cores
 from unirl.errors import UserError
+from unirl.processors import usable_cores
 
 DOMAIN_OF = {"hopper": "control", "addition": "llm", "d4rl/hopper": "control"}
 ONLY = {"dpo": ["llm"], "sac": ["control"]}

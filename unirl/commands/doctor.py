@@ -103,7 +103,7 @@ def _print_machine(screen: Console, found: Mapping[str, Any]) -> None:
     line(f"unirl {found['unirl']}, Python {found['python']}, {found['system']}")
     line(f"devices     {', '.join(found['devices'])}")
     allowed = found["allowed_processors"]
-    quota = "" if allowed is None else f", time for {allowed:g}"
+    quota = "" if allowed is None else f", time for {allowed:.2g}"
     line(f"processors  {found['usable_processors']} of {found['processors']} usable{quota}")
     line(f"threads     torch uses {found['torch_threads']}; a training uses threads=1 unless told otherwise")
     speed = {True: "multiplied by the processor itself", False: "emulated: slower than float32", None: "unknown"}

@@ -2,15 +2,15 @@
 
 import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from unirl.processors import CGROUPS, allowed_processors, available_processors, native_bfloat16
+
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "MUJOCO_GL", "HF_HOME", "HF_HUB_OFFLINE")
 FOLDERS = {"UNIRL_HOME": "~/.cache/unirl", "D4RL_DATASET_DIR": "~/.d4rl/datasets"}  # variable -> default
-CGROUP = Path("/sys/fs/cgroup")
 GIB = 2**30
 
 
@@ -19,7 +19,7 @@ def machine() -> dict[str, Any]:
     return {
         "devices": devices(),
         "processors": os.cpu_count(),
-        "usable_processors": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "usable_processors": available_processors(),
         "allowed_processors": allowed_processors(),
         "torch_threads": torch.get_num_threads(),
         "native_bfloat16": native_bfloat16(),
@@ -38,25 +38,7 @@ def devices() -> list[str]:
     return found
 
 
-def allowed_processors(root: Path = CGROUP) -> float | None:
-    """How many processors' worth of time a container may use; None where nothing is said (cgroup v2, then v1)."""
-    period: str | None
-    quota, _, period = (_first_line(root / "cpu.max") or "max").partition(" ")
-    if quota == "max":
-        quota = _first_line(root / "cpu" / "cpu.cfs_quota_us") or "-1"
-        period = _first_line(root / "cpu" / "cpu.cfs_period_us")
-    return round(int(quota) / int(period), 2) if period and int(quota) > 0 else None
-
-
-def native_bfloat16() -> bool | None:
-    """Whether the processor multiplies bfloat16 matrices itself (otherwise slower than float32); None: unknown."""
-    if not hasattr(torch.cpu, "get_capabilities"):
-        return None
-    found: Mapping[str, Any] = torch.cpu.get_capabilities()
-    return any(name.endswith("bf16") and bool(has) for name, has in found.items())
-
-
-def memory(root: Path = CGROUP) -> dict[str, float]:
+def memory(root: Path = CGROUPS) -> dict[str, float]:
     """Physical memory, the part of it that is free, and the container's limit where there is one, in GiB."""
     pages = {"total": "SC_PHYS_PAGES", "available": "SC_AVPHYS_PAGES"}
     known = {name: key for name, key in pages.items() if key in os.sysconf_names}

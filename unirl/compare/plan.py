@@ -11,11 +11,11 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from unirl.compare.cores import usable_cores
 from unirl.config import choices, compose, group_config, method_config
 from unirl.domain import DomainInfo
 from unirl.errors import UserError, unknown
 from unirl.method import Method
+from unirl.processors import usable_cores
 
 RULE_KEYS = ("method", "domain", "task", "set")
 

@@ -4,7 +4,6 @@ A comparison holds a lock on its folder, and every cell inherits it: as long as 
 can begin there. A cell whose comparison is killed is interrupted by the kernel, saves a checkpoint and ends.
 """
 
-import fcntl
 import json
 import os
 import signal
@@ -13,7 +12,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -24,12 +23,13 @@ from unirl.compare.results import FAILURE, Failure
 from unirl.config import compose
 from unirl.errors import UserError
 from unirl.run import read_config
+from unirl.trainer.lock import folder_lock
 from unirl.trainer.progress import read_progress
 
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 120.0  # for an interrupted cell to end its iteration and save; a second interruption does not wait
 LOG_LINES = 30
-LOG, PROGRESS, LOCK = "log.txt", "progress.json", ".lock"
+LOG, PROGRESS = "log.txt", "progress.json"
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -123,25 +123,13 @@ def run_cells(
     return failures
 
 
-@contextmanager
-def locked(out: Path) -> Iterator[int]:
+def locked(out: Path) -> AbstractContextManager[int]:
     """Hold the folder of a comparison; raises `UserError` while another comparison, or a cell of one, works in it."""
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / LOCK).open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise UserError(
-                f"another comparison (process {file.read().strip() or 'unknown'}), or a cell that it left, is at work "
-                f"in {out}; wait for it, or choose another out=DIR"
-            ) from error
-        except OSError as error:
-            raise UserError(f"{out} cannot be locked ({error.strerror}); choose an out=DIR on another disk") from error
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield file.fileno()
+    return folder_lock(
+        out,
+        "another comparison ({holder}), or a cell that it left, is at work in {folder}; wait for it, or choose another "
+        "out=DIR",
+    )
 
 
 def _start(cell: Cell, command: Callable[[Cell], list[str]], lock: int | None) -> _Worker:

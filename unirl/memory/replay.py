@@ -6,11 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unirl.batch import Batch
+from unirl.batch import Batch, Rows, each_leaf
 from unirl.errors import UserError
 
 STORED = ("mask", "inputs", "reward", "terminated", "truncated", "reference_action", "behavior_logp")
-Leaves = dict[str, Any]  # tensors by field, and dicts of tensors for nested fields
 
 
 class Replay:
@@ -24,7 +23,7 @@ class Replay:
             raise UserError(f"replay capacity is {capacity}; it must be at least 1")
         self.capacity = capacity
         self._generator = torch.Generator().manual_seed(seed)
-        self._store: Leaves = {}
+        self._store: Rows = {}
         self._size = 0
         self._cursor = 0
 
@@ -34,14 +33,14 @@ class Replay:
     def add(self, batch: Batch) -> None:
         """Store every masked decision of `batch`; the oldest give way."""
         single = batch.decisions()
-        leaves: Leaves = {}
+        leaves: Rows = {}
         for name in STORED:
             if name in single:
                 value = getattr(single, name)
                 leaves[name] = value if isinstance(value, Tensor) else dict(value.items())
         self._put(leaves, len(single))
 
-    def _put(self, leaves: Leaves, count: int) -> None:
+    def _put(self, leaves: Rows, count: int) -> None:
         if not self._store:
             self._store = _allocate(leaves, self.capacity)
         first = max(count - self.capacity, 0)
@@ -63,11 +62,11 @@ class Replay:
         if not self._store:
             raise UserError("the replay buffer is empty; method.source.warmup must be at least 1")
         at = torch.randint(self._size, (n,), generator=self._generator)
-        return Batch(**_each(self._store, lambda leaf: leaf.index_select(0, at)))
+        return Batch(**each_leaf(self._store, lambda leaf: leaf.index_select(0, at)))
 
     def state_dict(self) -> dict[str, Any]:
         """What is stored, the cursor and the generator."""
-        stored = _each(self._store, lambda leaf: leaf[: self._size])
+        stored = each_leaf(self._store, lambda leaf: leaf[: self._size])
         return {"store": stored, "cursor": self._cursor, "size": self._size, "generator": self._generator.get_state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -79,11 +78,7 @@ class Replay:
         self._cursor = int(state["cursor"])
 
 
-def _each(leaves: Leaves, change: Any) -> Leaves:
-    return {k: _each(v, change) if isinstance(v, dict) else change(v) for k, v in leaves.items()}
-
-
-def _pairs(left: Leaves, right: Leaves) -> Iterator[tuple[Tensor, Tensor]]:
+def _pairs(left: Rows, right: Rows) -> Iterator[tuple[Tensor, Tensor]]:
     for name, leaf in left.items():
         if isinstance(leaf, dict):
             yield from _pairs(leaf, right[name])
@@ -91,5 +86,5 @@ def _pairs(left: Leaves, right: Leaves) -> Iterator[tuple[Tensor, Tensor]]:
             yield leaf, right[name]
 
 
-def _allocate(leaves: Leaves, capacity: int) -> Leaves:
-    return _each(leaves, lambda leaf: torch.zeros((capacity, *leaf.shape[1:]), dtype=leaf.dtype))
+def _allocate(leaves: Rows, capacity: int) -> Rows:
+    return each_leaf(leaves, lambda leaf: torch.zeros((capacity, *leaf.shape[1:]), dtype=leaf.dtype))

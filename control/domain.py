@@ -38,7 +38,7 @@ class ControlDomain:
     `normalize_observation`, `normalize_reward`: running normalisation; None means on for methods that learn from each
     roll-out once, and off where observations are stored and used again (an action-value critic, a dataset, pairs).
     `reward_discount`: the discount of the return whose variance scales rewards. `start_states`: episodes start from
-    this many recurring reset states (None: always new ones). `precision`: of the products between hidden layers;
+    this many recurring reset states (None: always new ones). `precision`: of the products of all layers but the last;
     `auto` is bfloat16 for methods with an action-value critic on processors that multiply it themselves, otherwise
     float32.
 
@@ -144,7 +144,7 @@ class ControlDomain:
                 self.target_policy = frozen_copy(self.policy)
 
     def _half_precision(self, requirements: Requirements) -> bool:
-        """Whether hidden layers multiply in bfloat16; `auto` means where a critic makes the work and it is fast."""
+        """Whether layers multiply in bfloat16; `auto`: where an action-value critic makes the work and it is fast."""
         if self.precision == "auto":
             return requirements.q is not None and self.device.type == "cpu" and native_bfloat16() is True
         return self.precision == "bfloat16"

@@ -1,7 +1,7 @@
-"""Hidden layers in bfloat16: half the time of float32 in matrix products, where the processor has the instructions.
+"""Products in bfloat16: half the time of float32 where the processor has the instructions.
 
 Weights, gradients and the optimizer stay float32, and so does the last layer, so that values of several hundreds keep
-their digits; products of the hidden layers are made of bfloat16 numbers (8 bits of mantissa) and summed in float32.
+their digits; the products of all other layers are made of bfloat16 numbers (8 bits of mantissa) and summed in float32.
 This is what `torch.autocast` does, with one conversion of all weights per pass in place of one per operation.
 """
 
@@ -16,7 +16,7 @@ _relu_backward = torch.ops.aten.threshold_backward.default
 
 
 class HalfPrecision:
-    """ReLU layers, and a last one without activation, whose hidden products are made in bfloat16.
+    """ReLU layers whose products are made in bfloat16, and a last one without activation in float32.
 
     The memory of the converted weights is used again by every call, so, as always, the backward pass of a call comes
     before the parameters change.

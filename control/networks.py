@@ -31,7 +31,7 @@ class MLP(nn.Module):
     `torch.baddbmm`, so an ensemble costs one kernel per layer.
 
     Weights [in, out] and biases start as those of `nn.Linear`, uniform in :math:`\pm 1/\sqrt{\mathrm{fan\_in}}`,
-    independently for every head. `half` makes the products between hidden layers in bfloat16 (see
+    independently for every head. `half` makes the products of all layers but the last in bfloat16 (see
     `unirl.control.low_precision`) for inputs of at least `HALF_ROWS` rows; only relu networks can.
 
     Raises `UserError` for an unknown activation.

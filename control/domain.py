@@ -11,10 +11,11 @@ from torch import nn
 
 from unirl.batch import Batch
 from unirl.control.acting import Actor, ModeActor, PolicyActor, UniformActor
+from unirl.control.critics import dropping_layers, q_network, value_network
 from unirl.control.envs import ActionSpace, Array, Envs, make_env
 from unirl.control.few_rows import FEW, FewRowsActor, can_act_on_few_rows
 from unirl.control.followers import copied, frozen_copy, move
-from unirl.control.networks import MLP, ValueMLP, hidden_sizes, orthogonal
+from unirl.control.models.auxiliary import AuxiliaryModel
 from unirl.control.normalize import ObservationNormalizer, RewardScaler
 from unirl.control.policies import make_policy, policy_kind
 from unirl.control.rollout import Recorder, as_batch, play_episodes, play_segment, row_scores
@@ -22,6 +23,7 @@ from unirl.control.score import score
 from unirl.domain import Dataset, DomainInfo, Opponent, Requirements
 from unirl.errors import UserError, unknown
 from unirl.processors import native_bfloat16
+from unirl.registry import make
 
 _EVALUATION_STREAM = 1  # second word of the seed sequence of evaluation resets; training environments use 2
 _TRAINING_STREAM = 2
@@ -110,6 +112,7 @@ class ControlDomain:
             self._build_networks(requirements)
         self.anchors = {name: frozen_copy(self.policy) for name in sorted(requirements.anchors)}
         self.teachers = {name: self._teacher(file) for name, file in requirements.given.items()}
+        self.dropping = [layer for network in self._networks().values() for layer in dropping_layers(network)]
 
     def _teacher(self, file: str) -> nn.Module:
         from unirl.control.teacher import Teacher
@@ -127,21 +130,25 @@ class ControlDomain:
         return found
 
     def _build_networks(self, requirements: Requirements) -> None:
-        size, choices = self.observation_size, self.actions.size
-        hidden = hidden_sizes(self.model, "critic_hidden" if self.model.get("critic_hidden") else "hidden")
-        activation, half = self.model.get("activation", "relu"), self._half_precision(requirements)
-        self.policy = make_policy(self.policy_kind, size, self.actions, {**self.model, "half": half}).to(self.device)
-        self.value = self.q = self.target_q = self.target_policy = None
-        if requirements.value:
-            value = orthogonal(ValueMLP([size, *hidden, 1], activation, half=half), output_gain=1.0)
-            self.value = value.to(self.device)
+        size, model = self.observation_size, {**self.model, "half": self._half_precision(requirements)}
+        policy = make_policy(self.policy_kind, size, self.actions, model, requirements.policy_options)
+        self.policy = policy.to(self.device)
+        self.value = self.target_value = self.q = self.target_q = self.target_policy = None
+        if requirements.value is not None:
+            self.value = value_network(requirements.value, size, model).to(self.device)
+            self.target_value = frozen_copy(self.value) if requirements.value.tau is not None else None
         if requirements.q is not None:
-            heads, discrete = requirements.q.heads, self.actions.discrete
-            sizes = [size, *hidden, choices] if discrete else [size + choices, *hidden, 1]
-            self.q = (MLP if discrete else ValueMLP)(sizes, activation, heads, half).to(self.device)
+            critic = q_network(requirements.q, size, self.actions.size, self.actions.discrete, model)
+            self.q = critic.to(self.device)
             self.target_q = frozen_copy(self.q)
             if requirements.q.target_policy:
                 self.target_policy = frozen_copy(self.policy)
+        self.models = {name: self._auxiliary(name, options) for name, options in sorted(requirements.models.items())}
+
+    def _auxiliary(self, name: str, options: Mapping[str, Any]) -> AuxiliaryModel:
+        made: AuxiliaryModel = make("model", name, **options)
+        made.build(self)
+        return made.to(self.device)
 
     def _half_precision(self, requirements: Requirements) -> bool:
         """Whether layers multiply in bfloat16; `auto`: where an action-value critic makes the work and it is fast."""
@@ -155,8 +162,8 @@ class ControlDomain:
         return self.policy_kind in ("gaussian", "bounded_gaussian") and self.actions.bounded
 
     def parameters(self, role: str) -> list[nn.Parameter]:
-        """Trainable parameters of `policy`, `value` or `q`; none for a role that the domain does not hold."""
-        network = {"policy": self.policy, "value": self.value, "q": self.q}.get(role)
+        """Trainable parameters of `policy`, `value`, `q` or an auxiliary model; none for a role it does not hold."""
+        network = {"policy": self.policy, "value": self.value, "q": self.q, **self.models}.get(role)
         return [] if network is None else list(network.parameters())
 
     def copy_policy(self, anchor: str, decay: float = 0.0) -> None:
@@ -165,6 +172,9 @@ class ControlDomain:
 
     def update_targets(self) -> None:
         """Set target <- (1 - tau) * target + tau * network, for the critics and the target policy."""
+        state = self.requirements.value
+        if self.value is not None and self.target_value is not None and state is not None and state.tau is not None:
+            move(self.target_value, self.value, state.tau)
         if self.requirements.q is None or self.q is None or self.target_q is None:
             return
         move(self.target_q, self.q, self.requirements.q.tau)
@@ -384,8 +394,8 @@ class ControlDomain:
                 move(follower, self.policy, 1.0)
 
     def _networks(self) -> dict[str, nn.Module]:
-        names = ("policy", "value", "q", "target_q", "target_policy")
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        names = ("policy", "value", "target_value", "q", "target_q", "target_policy")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None} | self.models
 
     # Environments and actions
 

@@ -31,7 +31,8 @@ def can_act_on_few_rows(policy: nn.Module) -> TypeGuard[GaussianPolicy | TanhGau
         network = policy.network
     else:
         return False
-    return network.activation in _ACTIVATIONS and network.weights[0].device.type == "cpu"
+    plain = network.activation in _ACTIVATIONS and not network.norms
+    return plain and network.weights[0].device.type == "cpu"
 
 
 @dataclass(frozen=True)

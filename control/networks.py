@@ -32,19 +32,31 @@ class MLP(nn.Module):
 
     Weights [in, out] and biases start as those of `nn.Linear`, uniform in :math:`\pm 1/\sqrt{\mathrm{fan\_in}}`,
     independently for every head. `half` makes the products of all layers but the last in bfloat16 (see
-    `unirl.control.low_precision`) for inputs of at least `HALF_ROWS` rows; only relu networks can.
+    `unirl.control.low_precision`) for inputs of at least `HALF_ROWS` rows; only plain relu networks can.
+
+    `layer_norm` normalises every hidden layer before its activation (Ba et al. 2016; in critics: Ball et al. 2023,
+    RLPD). `dropout` is the probability with which a hidden unit is dropped in training mode, drawn from torch's
+    global generator.
 
     Raises `UserError` for an unknown activation.
     """
 
     def __init__(
-        self, sizes: Sequence[int], activation: str = "relu", heads: int | None = None, half: bool = False
+        self,
+        sizes: Sequence[int],
+        activation: str = "relu",
+        heads: int | None = None,
+        half: bool = False,
+        layer_norm: bool = False,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:
             raise unknown("activation (model.activation)", activation, ACTIVATIONS)
         self.heads = heads
         self.activation = activation
+        self.dropout = dropout
+        self.norms = nn.ModuleList(Normalized(size, heads) for size in sizes[1:-1] if layer_norm)
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for fan_in, fan_out in pairwise(sizes):
             bound = 1 / math.sqrt(fan_in)
@@ -54,7 +66,7 @@ class MLP(nn.Module):
             for parameters, shape in zip((self.weights, self.biases), shapes, strict=True):
                 parameters.append(nn.Parameter(torch.empty(shape).uniform_(-bound, bound)))
         self.layers = list(zip(self.weights, self.biases, strict=True))  # iterating a ParameterList costs 20 us
-        self.half_precision = half and activation == "relu" and len(sizes) > 2
+        self.half_precision = half and activation == "relu" and len(sizes) > 2 and not layer_norm and not dropout
         self._in_half = HalfPrecision()
 
     def forward(self, x: Tensor, frozen: bool = False) -> Tensor:
@@ -65,10 +77,31 @@ class MLP(nn.Module):
             outputs = self._in_half(hidden, layers)
         else:
             hidden = hidden if self.heads is None else hidden.expand(self.heads, -1, -1)
-            for weight, bias in layers[:-1]:
-                hidden = ACTIVATIONS[self.activation](affine(hidden, weight, bias))
+            for index, (weight, bias) in enumerate(layers[:-1]):
+                hidden = self._activated(affine(hidden, weight, bias), index, frozen)
             outputs = affine(hidden, *layers[-1])
         return outputs.reshape(*outputs.shape[:-2], *x.shape[:-1], outputs.shape[-1])
+
+    def _activated(self, hidden: Tensor, index: int, frozen: bool) -> Tensor:
+        """A hidden layer normalised, activated, thinned out."""
+        if self.norms:
+            hidden = self.norms[index](hidden, frozen)
+        hidden = ACTIVATIONS[self.activation](hidden)
+        return F.dropout(hidden, self.dropout, self.training) if self.dropout else hidden
+
+
+class Normalized(nn.Module):
+    """Layer normalisation with a gain and a shift of each head: [..., size] or [heads, ..., size]."""
+
+    def __init__(self, size: int, heads: int | None) -> None:
+        super().__init__()
+        shape = (size,) if heads is None else (heads, 1, size)
+        self.gain, self.shift = nn.Parameter(torch.ones(shape)), nn.Parameter(torch.zeros(shape))
+
+    def forward(self, x: Tensor, frozen: bool = False) -> Tensor:
+        """Zero mean and unit variance over the last dimension, then gain and shift."""
+        gain, shift = (self.gain.detach(), self.shift.detach()) if frozen else (self.gain, self.shift)
+        return F.layer_norm(x, x.shape[-1:]) * gain + shift
 
 
 class ValueMLP(MLP):
@@ -96,8 +129,9 @@ def orthogonal(network: Network, output_gain: float) -> Network:
     The usual start of on-policy methods: a near-zero last layer of the policy makes the first actions nearly
     independent of the observation (Andrychowicz et al. 2021).
     """
-    last = len(network.weights) - 1
+    last = len(network.weights) - 1  # (every head of an ensemble gets a start of its own)
     for index, (weight, bias) in enumerate(zip(network.weights, network.biases, strict=True)):
-        nn.init.orthogonal_(weight, output_gain if index == last else math.sqrt(2))
+        for matrix in weight if network.heads is not None else (weight,):
+            nn.init.orthogonal_(matrix, output_gain if index == last else math.sqrt(2))
         nn.init.zeros_(bias)
     return network

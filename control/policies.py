@@ -95,6 +95,9 @@ POLICIES: dict[str, type[nn.Module]] = {
 }
 
 
+OPTIONS = ("layer_norm", "dropout", "exploration_std", "log_std_start")
+
+
 def policy_kind(configured: str, required: str | None, actions: ActionSpace, has_q: bool) -> str:
     """Which policy to build: the method's requirement, else the configured one, else what suits the action space.
 
@@ -116,9 +119,18 @@ def policy_kind(configured: str, required: str | None, actions: ActionSpace, has
     return kind
 
 
-def make_policy(kind: str, observation_size: int, actions: ActionSpace, model: Mapping[str, Any]) -> nn.Module:
-    """A freshly initialised policy of a kind that `policy_kind` returned."""
-    return POLICIES[kind](observation_size, actions, model)
+def make_policy(
+    kind: str, observation_size: int, actions: ActionSpace, model: Mapping[str, Any], options: Mapping[str, Any]
+) -> nn.Module:
+    """A freshly initialised policy of a kind that `policy_kind` returned.
+
+    `model`: the networks, as configured; `options`: what the method asks of its policy. Raises `UserError` for an
+    option that there is not.
+    """
+    for option in options:
+        if option not in OPTIONS:
+            raise unknown("option of a method's policy", option, OPTIONS)
+    return POLICIES[kind](observation_size, actions, {**model, **options})
 
 
 def distribution(policy: nn.Module, observation: Tensor) -> Distribution:
@@ -129,4 +141,10 @@ def distribution(policy: nn.Module, observation: Tensor) -> Distribution:
 
 def _network(observation_size: int, outputs: int, model: Mapping[str, Any]) -> MLP:
     sizes = [observation_size, *hidden_sizes(model), outputs]
-    return MLP(sizes, model.get("activation", "relu"), half=model.get("half", False))
+    return MLP(
+        sizes,
+        model.get("activation", "relu"),
+        half=bool(model.get("half", False)),
+        layer_norm=bool(model.get("layer_norm", False)),
+        dropout=float(model.get("dropout", 0.0)),
+    )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from unirl.batch import Batch
+from unirl.control.critics import Estimate, estimate
 from unirl.control.distributions import Categorical, Distribution, Sample
 from unirl.control.policies import distribution
 from unirl.domain import DETACHED
@@ -18,15 +19,28 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _Q = "action-value critic (q)"
 _VALUE = "state-value critic (value)"
+_TARGET_VALUE = "target copy of the state-value critic (ValueSpec.tau)"
+_SPREAD = "critic with a spread (std)"
 
 
 def score(domain: "ControlDomain", batch: Batch, need: Collection[str]) -> Batch:
     """The batch with every field that `need` names; those of `unirl.domain.DETACHED` without gradients.
 
-    A nested field without a dot (`anchor_logp`) stands for all anchors. Raises `ValueError` for a name that no
-    domain computes and for a critic or an anchor that `build` was not asked for.
+    Dropout is on here and nowhere else: not while acting or evaluating. A nested field without a dot (`anchor_logp`)
+    stands for all anchors. Raises `ValueError` for a name that no domain computes and for a critic or an anchor that
+    `build` was not asked for.
     """
-    differentiable, detached = _Scorer(domain, batch), _Scorer(domain, batch)
+    for layers in domain.dropping:
+        layers.train()
+    try:
+        return batch.replace(**_fields(domain, batch, need))
+    finally:
+        for layers in domain.dropping:
+            layers.eval()
+
+
+def _fields(domain: "ControlDomain", batch: Batch, need: Collection[str]) -> dict[str, Any]:
+    differentiable, detached = Scorer(domain, batch), Scorer(domain, batch)
     fields: dict[str, Any] = {}
     for name in sorted(need):
         head, _, tail = name.partition(".")
@@ -36,14 +50,16 @@ def score(domain: "ControlDomain", batch: Batch, need: Collection[str]) -> Batch
             if head in _PER_ANCHOR:
                 anchors = [tail] if tail else sorted([*domain.anchors, *domain.teachers])
                 fields.setdefault(head, {}).update({anchor: _PER_ANCHOR[head](scorer, anchor) for anchor in anchors})
+            elif head in ("estimate", "model"):
+                fields.setdefault(head, {})[tail] = _of_model(domain, tail)(scorer)
             elif name in _FIELDS:
                 fields[name] = _FIELDS[name](scorer)
             else:
                 raise ValueError(f"the control domain cannot score '{name}'")
-    return batch.replace(**fields)
+    return fields
 
 
-class _Scorer:
+class Scorer:
     """Lazily computed quantities of one batch; what several fields share is computed once."""
 
     def __init__(self, domain: "ControlDomain", batch: Batch) -> None:
@@ -126,72 +142,124 @@ class _Scorer:
 
     # Fields of the critics
 
+    @cached_property
+    def _value(self) -> Estimate:
+        return estimate(_built(self.domain.value, _VALUE), self.observation)
+
     def value_pred(self) -> Tensor:
-        return self._state_value(self.observation)
+        return self._value.mean
+
+    def value_pred_std(self) -> Tensor:
+        return _built(self._value.std, _SPREAD)
 
     def next_value(self) -> Tensor:
-        return self._state_value(self.next_observation).masked_fill(self.batch.terminated, 0.0)
+        return self._of_next_state(self.domain.value)
 
-    def _state_value(self, observation: Tensor) -> Tensor:
-        return cast(Tensor, _built(self.domain.value, _VALUE)(observation))
+    def target_value(self) -> Tensor:
+        return cast(Tensor, _built(self.domain.target_value, _TARGET_VALUE)(self.observation))
 
-    def q(self) -> Tensor:
+    def next_target_value(self) -> Tensor:
+        return self._of_next_state(_built(self.domain.target_value, _TARGET_VALUE))
+
+    def _of_next_state(self, critic: nn.Module | None) -> Tensor:
+        value: Tensor = _built(critic, _VALUE)(self.next_observation)
+        return value.masked_fill(self.batch.terminated, 0.0)
+
+    @cached_property
+    def _own(self) -> Estimate:
+        """The critic's estimate of the policy's own action; the gradient reaches the action alone."""
         critic = _built(self.domain.q, _Q)
         if isinstance(self.policy, Categorical):
-            return _expected(critic(self.observation, frozen=True), self.policy)
-        return cast(Tensor, critic(self._critic_input(self.observation, self.fresh.action), frozen=True))
+            return Estimate(_expected(critic(self.observation, frozen=True), self.policy))
+        return estimate(critic, self.critic_input(self.observation, self.fresh.action), frozen=True)
 
-    def q_data(self) -> Tensor:
+    @cached_property
+    def _recorded(self) -> Estimate:
         return self._of_recorded_action(_built(self.domain.q, _Q))
 
-    def target_q_data(self) -> Tensor:
-        return self._of_recorded_action(_built(self.domain.target_q, _Q))
-
-    def next_q(self) -> Tensor:
+    @cached_property
+    def _next(self) -> Estimate:
+        """The target critic's estimate of the policy's action at the next state."""
         critic = _built(self.domain.target_q, _Q)
         if isinstance(self.next_policy, Categorical):
-            return _expected(critic(self.next_observation), self.next_policy)
-        return cast(Tensor, critic(self._critic_input(self.next_observation, self.next_fresh.action)))
+            return Estimate(_expected(critic(self.next_observation), self.next_policy))
+        return estimate(critic, self.critic_input(self.next_observation, self.next_fresh.action))
+
+    def q(self) -> Tensor:
+        return self._own.mean
+
+    def q_std(self) -> Tensor:
+        return _built(self._own.std, _SPREAD)
+
+    def q_data(self) -> Tensor:
+        return self._recorded.mean
+
+    def q_data_std(self) -> Tensor:
+        return _built(self._recorded.std, _SPREAD)
+
+    def target_q_data(self) -> Tensor:
+        return self._of_recorded_action(_built(self.domain.target_q, _Q)).mean
+
+    def next_q(self) -> Tensor:
+        return self._next.mean
+
+    def next_q_std(self) -> Tensor:
+        return _built(self._next.std, _SPREAD)
 
     def next_logp(self) -> Tensor:
         if isinstance(self.next_policy, Categorical):
             return -self.next_policy.entropy()
         return self.next_fresh.logp
 
-    def _of_recorded_action(self, critic: nn.Module) -> Tensor:
+    def _of_recorded_action(self, critic: nn.Module) -> Estimate:
         if self.domain.actions.discrete:
             values: Tensor = critic(self.observation)
             choice = self.action.expand(values.shape[0], *self.action.shape).unsqueeze(-1)
-            return values.gather(-1, choice).squeeze(-1)
-        return cast(Tensor, critic(self._critic_input(self.observation, self.action)))
+            return Estimate(values.gather(-1, choice).squeeze(-1))
+        return estimate(critic, self.critic_input(self.observation, self.action))
 
-    def _critic_input(self, observation: Tensor, action: Tensor) -> Tensor:
+    def critic_input(self, observation: Tensor, action: Tensor) -> Tensor:
         """Observation and action as the environment receives it: [..., O + A]."""
         if self.domain.clips_actions:
             action = action.clamp(-1.0, 1.0)
         return torch.cat([observation, action], -1)
 
 
-_PER_ANCHOR: dict[str, Callable[[_Scorer, str], Tensor]] = {
-    "anchor_logp": _Scorer.anchor_logp,
-    "sample_anchor_logp": _Scorer.sample_anchor_logp,
-    "anchor_kl": _Scorer.anchor_kl,
+_PER_ANCHOR: dict[str, Callable[[Scorer, str], Tensor]] = {
+    "anchor_logp": Scorer.anchor_logp,
+    "sample_anchor_logp": Scorer.sample_anchor_logp,
+    "anchor_kl": Scorer.anchor_kl,
 }
-_FIELDS: dict[str, Callable[[_Scorer], Tensor]] = {
-    "logp": _Scorer.logp,
-    "old_logp": _Scorer.logp,
-    "entropy": _Scorer.entropy,
-    "sample_logp": _Scorer.sample_logp,
-    "policy_action": _Scorer.policy_action,
-    "value": _Scorer.value_pred,
-    "value_pred": _Scorer.value_pred,
-    "next_value": _Scorer.next_value,
-    "q": _Scorer.q,
-    "q_data": _Scorer.q_data,
-    "target_q_data": _Scorer.target_q_data,
-    "next_q": _Scorer.next_q,
-    "next_logp": _Scorer.next_logp,
+_FIELDS: dict[str, Callable[[Scorer], Tensor]] = {
+    "logp": Scorer.logp,
+    "old_logp": Scorer.logp,
+    "entropy": Scorer.entropy,
+    "sample_logp": Scorer.sample_logp,
+    "policy_action": Scorer.policy_action,
+    "value": Scorer.value_pred,
+    "value_pred": Scorer.value_pred,
+    "value_pred_std": Scorer.value_pred_std,
+    "next_value": Scorer.next_value,
+    "next_value_pred": Scorer.next_value,
+    "target_value": Scorer.target_value,
+    "next_target_value": Scorer.next_target_value,
+    "q": Scorer.q,
+    "q_std": Scorer.q_std,
+    "q_data": Scorer.q_data,
+    "q_data_std": Scorer.q_data_std,
+    "target_q_data": Scorer.target_q_data,
+    "next_q": Scorer.next_q,
+    "next_q_std": Scorer.next_q_std,
+    "next_logp": Scorer.next_logp,
 }
+
+
+def _of_model(domain: "ControlDomain", quantity: str) -> Callable[[Scorer], Tensor]:
+    """The auxiliary model's method that computes a quantity."""
+    for model in domain.models.values():
+        if quantity in model.fields:
+            return model.quantity(quantity)
+    raise ValueError(f"no auxiliary model of {sorted(domain.models)} computes '{quantity}'")
 
 
 def _expected(values: Tensor, policy: Categorical) -> Tensor:

@@ -41,6 +41,7 @@ KINDS = {  # kind of part -> what a reader should know first
     "expert": "Controllers written by hand that demonstrate a task, for offline methods without a dataset.",
     "gradient": "How the gradient of an optimizer step is made from the closure of named losses: "
     "`update: {gradient: NAME}`.",
+    "model": "What a method needs beside policy and critics (control); read as `estimate.NAME` or `model.NAME`.",
     "objective": "What the policy is changed towards: a loss per decision [N, T], per row [N] or per pair [P], not "
     "reduced.",
     "pair_reader": "Files of preferences: gives records of a prompt, a chosen and a rejected response.",

@@ -84,7 +84,7 @@ class LanguageDomain:
             raise UserError(f"anchor '{next(iter(requirements.given))}' comes from a file, which only control can read")
         if requirements.policy not in (None, "categorical"):
             raise UserError(f"the method needs a {requirements.policy} policy; a language model's is categorical")
-        if requirements.value:
+        if requirements.value is not None:
             self._add_critic()
         for anchor in sorted(requirements.anchors):
             self.copy_policy(anchor)

@@ -1,7 +1,7 @@
 """What a world must offer to be trained in: the `Domain` protocol and the requirements a method hands to it."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
@@ -10,9 +10,18 @@ from unirl.batch import Batch
 
 # What `Domain.score` may be asked for. The detached fields are computed once per batch, before the update; the
 # others are differentiable and computed anew for every minibatch. A dotted name asks for one entry of a nested field.
-DETACHED = frozenset({"old_logp", "value", "next_value", "next_q", "next_logp", "target_q_data", "anchor_logp"})
+# `estimate.NAME` and `model.NAME` are what auxiliary models of the domain say (see `Requirements.models`).
+DETACHED = frozenset(
+    {
+        *("old_logp", "anchor_logp", "value", "next_value", "target_value", "next_target_value"),
+        *("next_q", "next_q_std", "next_logp", "target_q_data", "estimate"),
+    }
+)
 DIFFERENTIABLE = frozenset(
-    {"logp", "entropy", "value_pred", "q", "q_data", "sample_logp", "sample_anchor_logp", "policy_action", "anchor_kl"}
+    {
+        *("logp", "entropy", "sample_logp", "sample_anchor_logp", "policy_action", "anchor_kl"),
+        *("value_pred", "value_pred_std", "next_value_pred", "q", "q_std", "q_data", "q_data_std", "model"),
+    }
 )
 
 
@@ -29,10 +38,16 @@ class QSpec:
 
     `smoothing_std`, `smoothing_clip`: clipped Gaussian noise on the target policy's action (TD3), in units of the
     action half-range; `target_policy`: the next action comes from a slowly moving copy of the policy, which moves by
-    the same `tau`.
+    the same `tau`. `atoms`: numbers per head that stand for its distribution of returns (quantiles, nodes); the
+    domain's fields hold them as heads * atoms heads, atom by atom. `std`: every head also predicts a standard
+    deviation, in the fields `..._std`. `layer_norm`, `dropout`: of the hidden layers.
     """
 
     heads: int = 2
+    atoms: int = 1
+    std: bool = False
+    layer_norm: bool = False
+    dropout: float = 0.0
     tau: float = 0.005
     smoothing_std: float = 0.0
     smoothing_clip: float = 0.5
@@ -40,14 +55,60 @@ class QSpec:
 
 
 @dataclass(frozen=True)
-class Requirements:
-    """What a method needs a domain to hold: critics and frozen copies of the policy."""
+class ValueSpec:
+    """A state value: `heads` above 1 makes its fields [heads, N, T].
 
-    value: bool = False
+    `std`: it also predicts a standard deviation (`value_pred_std`). `tau`: where given, a target copy moves at this
+    speed (`target_value`, `next_target_value`). `layer_norm`, `dropout`: of the hidden layers.
+    """
+
+    heads: int = 1
+    std: bool = False
+    tau: float | None = None
+    layer_norm: bool = False
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """What a method needs a domain to hold: critics, frozen copies of the policy, auxiliary models.
+
+    `policy`: the kind of policy that the method is defined for, e.g. "deterministic" (TD3), and `policy_options` what
+    it asks of it, e.g. `{experts: 4}`. `given`: anchors made elsewhere, name -> file. `models`: auxiliary models of
+    the domain (a model of the behaviour policy, a classifier of dynamics, ...), name -> options.
+    """
+
+    value: ValueSpec | None = None
     q: QSpec | None = None
     anchors: frozenset[str] = field(default_factory=frozenset)
-    given: Mapping[str, str] = field(default_factory=dict)  # anchors made elsewhere: name -> file
-    policy: str | None = None  # the kind of policy the method is defined for, e.g. "deterministic" (TD3)
+    given: Mapping[str, str] = field(default_factory=dict)
+    policy: str | None = None
+    policy_options: Mapping[str, Any] = field(default_factory=dict)
+    models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def and_also(self, other: "Requirements") -> "Requirements":
+        """The union. Where both describe the same network, what differs from the defaults counts, `other`'s first."""
+        return Requirements(
+            value=_union(self.value, other.value),
+            q=_union(self.q, other.q),
+            anchors=self.anchors | other.anchors,
+            given={**self.given, **other.given},
+            policy=other.policy or self.policy,
+            policy_options={**self.policy_options, **other.policy_options},
+            models={**self.models, **other.models},
+        )
+
+
+def _union(first: Any, second: Any) -> Any:
+    if first is None or second is None:
+        return second if first is None else first
+    special = {f.name: getattr(second, f.name) for f in fields(second) if getattr(second, f.name) != f.default}
+    return replace(first, **special)
+
+
+def role_of(loss: str) -> str:
+    """Whose parameters a loss trains: what stands before the slash in `value/backward`."""
+    return loss.partition("/")[0]
 
 
 @dataclass(frozen=True)
@@ -103,7 +164,7 @@ class Domain(Protocol):
         ...
 
     def parameters(self, role: str) -> list[nn.Parameter]:
-        """Trainable parameters of `policy`, `value` or `q`."""
+        """Trainable parameters of `policy`, `value`, `q` or an auxiliary model; none for a role it does not hold."""
         ...
 
     def rollout(

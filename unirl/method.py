@@ -1,7 +1,7 @@
 """A method: parts named in one YAML file, composed."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from unirl.batch import Batch
-from unirl.domain import DomainInfo, QSpec, Requirements, split_needs
+from unirl.domain import DomainInfo, Requirements, role_of, split_needs
 from unirl.errors import UserError, unknown
 from unirl.registry import make
 
@@ -34,10 +34,11 @@ class Term:
 class Method:
     """Everything an algorithm is: what it does to a batch before the update, and its named losses.
 
-    Losses are named by what they train: `value` and `q` (critics, in the order of the configuration), `policy`
-    (objective + regularizers), `temperature` (learned coefficients). Anchors map a name to how often it is refreshed:
-    `every` iterations (None: once, before training), with exponential `decay`; or to the `file` of a policy made
-    elsewhere, a teacher or an opponent that never changes.
+    Losses are named by what they train: `value`, `q` and auxiliary models (critics, in the order of the
+    configuration), `policy` (objective + regularizers), `temperature` (learned coefficients). Two losses of the same
+    parameters that the update must tell apart are named after a slash, `value/backward`. Anchors map a name to how
+    often it is refreshed: `every` iterations (None: once, before training), with exponential `decay`; or to the `file`
+    of a policy made elsewhere, a teacher or an opponent that never changes.
     """
 
     name: str
@@ -49,7 +50,7 @@ class Method:
     terms: tuple[Term, ...] = ()
     critics: tuple[Any, ...] = ()
     anchors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    policy: str | None = None
+    policy: Mapping[str, Any] | None = None
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], info: DomainInfo) -> "Method":
@@ -73,7 +74,7 @@ class Method:
             terms=tuple(_term(entry, info) for entry in _as_list(config.get("regularizers"))),
             critics=_parts("critic", config.get("critic")),
             anchors={k: dict(v or {}) for k, v in (config.get("anchors") or {}).items()},
-            policy=config.get("policy"),
+            policy=_named_options("policy", config.get("policy")),
         )
         method._check_domain(info)
         method._check_anchors()
@@ -87,13 +88,18 @@ class Method:
 
     @property
     def requirements(self) -> Requirements:
-        """What a domain must hold: the union over critics and anchors."""
+        """What a domain must hold: the union over the parts, the anchors and the kind of policy."""
         given = {name: str(rule["file"]) for name, rule in self.anchors.items() if "file" in rule}
-        needed = Requirements(anchors=frozenset(self.anchors) - set(given), given=given, policy=self.policy)
-        for critic in self.critics:
-            asked: Requirements = critic.requirements()
-            q: QSpec | None = asked.q or needed.q
-            needed = replace(needed, value=needed.value or asked.value, q=q)
+        policy = self.policy or {}
+        needed = Requirements(
+            anchors=frozenset(self.anchors) - set(given),
+            given=given,
+            policy=policy.get("name"),
+            policy_options={key: value for key, value in policy.items() if key != "name"},
+        )
+        for part in self.parts:
+            if hasattr(part, "requirements"):
+                needed = needed.and_also(part.requirements())
         return needed
 
     @cached_property
@@ -132,7 +138,7 @@ class Method:
 
     def parameters(self, name: str) -> list[nn.Parameter]:
         """Parameters that the method itself learns (`temperature`)."""
-        if name != "temperature":
+        if role_of(name) != "temperature":
             return []
         return [parameter for term in self.terms for parameter in term.coefficient.parameters()]
 
@@ -266,12 +272,18 @@ def _parts(kind: str, value: Any) -> tuple[Any, ...]:
     return tuple(_part(kind, entry) for entry in _as_list(value))
 
 
-def _part(kind: str, entry: Any) -> Any:
-    if isinstance(entry, str):
-        return make(kind, entry)
+def _named_options(what: str, entry: Any) -> dict[str, Any] | None:
+    """`tanh_gaussian` and `{name: tanh_gaussian, dropout: .1}` alike."""
+    if entry is None or isinstance(entry, str):
+        return None if entry is None else {"name": entry}
     if not isinstance(entry, Mapping) or "name" not in entry:
-        raise UserError(f"a {kind} is given as a name or as {{name: ..., hyper-parameters}}, not {entry!r}")
-    return make(kind, str(entry["name"]), **{key: value for key, value in entry.items() if key != "name"})
+        raise UserError(f"a {what} is given as a name or as {{name: ..., hyper-parameters}}, not {entry!r}")
+    return {str(key): value for key, value in entry.items()}
+
+
+def _part(kind: str, entry: Any) -> Any:
+    options = _named_options(kind, entry) or {}
+    return make(kind, str(options.pop("name")), **options)
 
 
 def _term(entry: Any, info: DomainInfo) -> Term:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import yaml
 
-from unirl.domain import Domain
+from unirl.domain import Domain, role_of
 from unirl.errors import RunWarning, UserError
 from unirl.method import Method
 from unirl.optim import make_update
@@ -137,7 +137,7 @@ def build(config: Mapping[str, Any], progress: ProgressSink | None) -> Trainer:
     source.start(domain, int(config["seed"]))
     update_config = dict(method_config.get("update") or {})
     epochs, parts = (_count(update_config, key) for key in ("epochs", "minibatches"))
-    parameters = {name: domain.parameters(name) or method.parameters(name) for name in method.losses_in_order}
+    parameters = {name: domain.parameters(role_of(name)) or method.parameters(name) for name in method.losses_in_order}
     budget: dict[str, Any] = {key: config.get(key) for key in ("samples", "iterations")}
     counts = {key: int(config[key]) for key in ("evaluations", "evaluation_episodes", "checkpoints", "logs")}
     return Trainer(

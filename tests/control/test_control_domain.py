@@ -10,11 +10,11 @@ from control_worlds import CLOCK, SMALL
 from torch.testing import assert_close
 
 from unirl.control import ControlDomain
-from unirl.domain import Domain, Opponent, QSpec, Requirements
+from unirl.domain import Domain, Opponent, QSpec, Requirements, ValueSpec
 from unirl.errors import UserError
 from unirl.trainer.statefile import load_state, save_state
 
-EVERYTHING = Requirements(value=True, q=QSpec(target_policy=True), anchors=frozenset({"ref"}))
+EVERYTHING = Requirements(value=ValueSpec(), q=QSpec(target_policy=True), anchors=frozenset({"ref"}))
 
 
 def hopper(**options) -> ControlDomain:
@@ -162,7 +162,7 @@ def test_anchors_decay_towards_the_policy():
 
 def test_parameters_by_role():
     domain = ControlDomain(CLOCK, SMALL)
-    domain.build(Requirements(value=True))
+    domain.build(Requirements(value=ValueSpec()))
     assert domain.parameters("value")[0].shape == (2, 8)
     assert domain.parameters("q") == domain.parameters("temperature") == []
 
@@ -233,7 +233,7 @@ def test_control_tasks_name_environments_that_exist(task):
 def test_half_precision_is_for_methods_with_an_action_value_critic_where_the_processor_has_it(monkeypatch):
     monkeypatch.setattr("unirl.control.domain.native_bfloat16", lambda: True)
     kept = {}
-    for needs in (Requirements(value=True), Requirements(q=QSpec())):
+    for needs in (Requirements(value=ValueSpec()), Requirements(q=QSpec())):
         for precision in ("auto", "float32", "bfloat16"):
             domain = ControlDomain({"env": "Hopper-v5"}, {"hidden": [16, 16]}, precision=precision)
             domain.build(needs)

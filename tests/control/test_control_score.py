@@ -6,9 +6,11 @@ from control_worlds import CLOCK, SMALL
 from torch.testing import assert_close
 
 from unirl.control import ControlDomain
-from unirl.domain import DETACHED, DIFFERENTIABLE, QSpec, Requirements
+from unirl.domain import DETACHED, DIFFERENTIABLE, QSpec, Requirements, ValueSpec
 
 ANCHORS = frozenset({"ref", "prev"})
+ON_REQUEST = {name for name in DETACHED | DIFFERENTIABLE if name.endswith("_std") or "target_value" in name}
+ON_REQUEST |= {"estimate", "model"}  # of critics with a spread or a target copy, and of auxiliary models
 
 
 def domain_of(requirements: Requirements, env: str = "unirl-test/Clock-v0", policy: str = "auto") -> ControlDomain:
@@ -20,7 +22,7 @@ def domain_of(requirements: Requirements, env: str = "unirl-test/Clock-v0", poli
 
 
 def both_critics(env: str = "unirl-test/Clock-v0", policy: str = "auto") -> ControlDomain:
-    return domain_of(Requirements(value=True, q=QSpec(heads=3), anchors=ANCHORS), env, policy)
+    return domain_of(Requirements(value=ValueSpec(), q=QSpec(heads=3), anchors=ANCHORS), env, policy)
 
 
 def perturb(module: torch.nn.Module) -> None:
@@ -32,7 +34,7 @@ def perturb(module: torch.nn.Module) -> None:
 
 def test_next_value_bootstraps_at_truncations_and_not_at_terminations():
     # life 3 of at most 5: terminations at decisions 2 and 5 in the middle of the row
-    domain = domain_of(Requirements(value=True))
+    domain = domain_of(Requirements(value=ValueSpec()))
     batch = domain.score(domain.rollout(7, unit="segment"), {"value", "next_value"})
     expected = domain.value(batch.inputs["next_observation"]).detach()
     expected[0, [2, 5]] = 0.0
@@ -41,7 +43,7 @@ def test_next_value_bootstraps_at_truncations_and_not_at_terminations():
     assert_close(batch.next_value[0, inside], batch.value[0, [1, 2, 4, 5]])
 
     long = ControlDomain({**CLOCK, "env_kwargs": {"life": 99}}, SMALL, normalize_observation=False)
-    long.build(Requirements(value=True))
+    long.build(Requirements(value=ValueSpec()))
     batch = long.score(long.rollout(7, unit="segment"), {"next_value"})
     assert batch.truncated[0, 4]
     assert_close(batch.next_value, long.value(batch.inputs["next_observation"]).detach())
@@ -56,8 +58,9 @@ def test_next_value_bootstraps_at_truncations_and_not_at_terminations():
 def test_every_field_has_its_shape_and_its_gradient(env, policy):
     domain = both_critics(env, policy)
     perturb(domain.policy)
-    batch = domain.score(domain.rollout(6, unit="segment"), DETACHED | DIFFERENTIABLE)
-    for name in DETACHED | DIFFERENTIABLE:
+    needed = (DETACHED | DIFFERENTIABLE) - ON_REQUEST
+    batch = domain.score(domain.rollout(6, unit="segment"), needed)
+    for name in needed:
         leaves = dict(getattr(batch, name)) if "anchor" in name else {"": getattr(batch, name)}
         assert "anchor" not in name or set(leaves) == ANCHORS
         for leaf in leaves.values():

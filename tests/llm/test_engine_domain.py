@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 import unirl.llm.domain
 from unirl import Batch
-from unirl.domain import Domain, Opponent, QSpec, Requirements
+from unirl.domain import Domain, Opponent, QSpec, Requirements, ValueSpec
 from unirl.errors import UserError
 from unirl.llm import LanguageDomain
 
@@ -73,7 +73,7 @@ def test_groups_of_later_rollouts_have_other_numbers(make_domain: Any) -> None:
 
 def test_pieces_of_a_detached_score_equal_the_whole(make_domain: Any) -> None:
     need = {"old_logp", "value", "next_value", "anchor_logp.ref"}
-    domain = make_domain(Requirements(value=True, anchors=frozenset({"ref"})), model={"critic": "separate"})
+    domain = make_domain(Requirements(value=ValueSpec(), anchors=frozenset({"ref"})), model={"critic": "separate"})
     torch.nn.init.ones_(domain.value_head.weight)
     batch = domain.rollout(16, group_size=4)
     whole = domain.score(batch, need)
@@ -137,7 +137,7 @@ def test_evaluation_is_fixed_and_disturbs_nothing(make_domain: Any) -> None:
 
 
 def test_the_state_continues_bit_for_bit(make_domain: Any) -> None:
-    needs = Requirements(value=True, anchors=frozenset({"ref"}))
+    needs = Requirements(value=ValueSpec(), anchors=frozenset({"ref"}))
     domain = make_domain(needs, seed=1)
     optimizer = torch.optim.SGD([*domain.parameters("policy"), *domain.parameters("value")], lr=0.1)
 
@@ -166,16 +166,16 @@ def test_the_state_holds_tensors_and_json_alone(make_domain: Any) -> None:
         else:
             assert value is None or isinstance(value, torch.Tensor | int | float | str | bool)
 
-    state = make_domain(Requirements(value=True, anchors=frozenset({"ref"}))).state_dict()
+    state = make_domain(Requirements(value=ValueSpec(), anchors=frozenset({"ref"}))).state_dict()
     check(state)
     storages = [leaf.data_ptr() for leaf in state["policy"].values()]
     assert len(set(storages)) == len(storages)  # tied weights once: safetensors refuses shared storage
 
 
 def test_parameters_by_role(make_domain: Any) -> None:
-    shared = make_domain(Requirements(value=True), model={"critic": "shared"})
+    shared = make_domain(Requirements(value=ValueSpec()), model={"critic": "shared"})
     assert len(shared.parameters("value")) == 2 and len(shared.parameters("policy")) > 10
-    separate = make_domain(Requirements(value=True), model={"critic": "separate"})
+    separate = make_domain(Requirements(value=ValueSpec()), model={"critic": "separate"})
     assert len(separate.parameters("value")) == len(separate.parameters("policy")) + 2
     assert not {id(p) for p in separate.parameters("value")} & {id(p) for p in separate.parameters("policy")}
     lora = make_domain(model={"lora": {"rank": 2}})
@@ -267,6 +267,8 @@ def test_mistakes_are_named(make_domain: Any, call: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         call(make_domain())
     with pytest.raises(UserError, match="does not go with"):
-        make_domain(Requirements(value=True), model={"lora": {}, "critic": "separate", "gradient_checkpointing": True})
+        make_domain(
+            Requirements(value=ValueSpec()), model={"lora": {}, "critic": "separate", "gradient_checkpointing": True}
+        )
     with pytest.raises(UserError, match="temperature is 0"):
         make_domain(temperature=0)

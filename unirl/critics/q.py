@@ -7,7 +7,7 @@ from torch import Tensor
 
 from unirl.batch import Batch
 from unirl.critics.heads import check_aggregate, over_heads
-from unirl.domain import QSpec, Requirements
+from unirl.domain import QSpec, Requirements, ValueSpec
 from unirl.errors import unknown
 from unirl.registry import register
 
@@ -77,7 +77,7 @@ class Q:
             smoothing_clip=self.smoothing.get("clip", QSpec.smoothing_clip),
             target_policy=self.target_policy,
         )
-        return Requirements(value=self.bootstrap == "value", q=spec)
+        return Requirements(value=ValueSpec() if self.bootstrap == "value" else None, q=spec)
 
     def target(self, batch: Batch) -> Tensor:
         """The regression target y, [N, T], detached."""

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from unirl.batch import Batch
 from unirl.critics.heads import check_aggregate, over_heads
-from unirl.domain import Requirements
+from unirl.domain import Requirements, ValueSpec
 from unirl.errors import UserError, unknown
 from unirl.registry import register
 
@@ -76,7 +76,7 @@ class V:
 
     def requirements(self) -> Requirements:
         """A state value; critics, where the target needs them, are asked for by a `q` critic."""
-        return Requirements(value=True)
+        return Requirements(value=ValueSpec())
 
     def target(self, batch: Batch) -> Tensor:
         """The regression target y, [N, T], detached."""

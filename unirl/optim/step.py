@@ -3,12 +3,13 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, groupby
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from unirl.domain import role_of
 from unirl.errors import NonFiniteError, UserError, unknown
 from unirl.optim.average import WeightAverage
 from unirl.optim.gradients import Closure, Plain
@@ -92,13 +93,13 @@ class Update:
 
     def is_due(self, name: str) -> bool:
         """Whether the named loss is stepped at this step."""
-        return self.steps % self._every.get(name, 1) == 0
+        return self.steps % self._every.get(role_of(name), 1) == 0
 
     def _step(self, names: list[str], optimizer: torch.optim.Optimizer, closure: Closure) -> dict[str, Tensor]:
         """Step the named losses' parameters; raises `NonFiniteError`, before anything is stepped, where one is NaN."""
         for parameter in chain.from_iterable(group["params"] for group in optimizer.param_groups):
             parameter.grad = None  # `zero_grad` costs ten times as much
-        parameters = [parameter for name in names for parameter in self._parameters[name]]
+        parameters = self._of(names)
         values = self._gradient(closure, names, parameters, optimizer.param_groups[0]["lr"])
         reported = {f"loss/{name}": value for name, value in values.items()}
         norms = self._clip(names)
@@ -108,12 +109,15 @@ class Update:
         optimizer.step()
         return reported
 
+    def _of(self, names: Iterable[str]) -> list[nn.Parameter]:
+        """The parameters of these losses, each once."""
+        return list(dict.fromkeys(chain.from_iterable(self._parameters[name] for name in names)))
+
     def _clip(self, names: list[str]) -> dict[str, Tensor]:
         """The gradient norm of all losses together, or of each; where a clip is set, gradients are scaled to it."""
         norms: dict[str, Tensor] = {}
-        for joint in [names] if self._together else [[name] for name in names]:
-            parameters = [parameter for name in joint for parameter in self._parameters[name]]
-            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        for joint in [names] if self._together else _by_role(names):
+            gradients = [parameter.grad for parameter in self._of(joint) if parameter.grad is not None]
             norm = torch.stack(torch._foreach_norm(gradients)).norm() if gradients else torch.tensor(0.0)
             if self._clip_norm is not None:
                 torch._foreach_mul_(gradients, (self._clip_norm / (norm + 1e-6)).clamp(max=1.0))
@@ -193,14 +197,21 @@ def make_update(config: Mapping[str, Any], parameters: Mapping[str, list[nn.Para
     )
 
 
+def _by_role(names: Iterable[str]) -> list[list[str]]:
+    """Losses of the same parameters together."""
+    return [list(group) for _, group in groupby(names, role_of)]
+
+
 def blocks(losses: Iterable[str], together: bool) -> list[tuple[str, ...]]:
-    """Which losses are stepped at once: all, or each for itself and the temperature with the policy."""
+    """Which losses are stepped at once: all, or those of the same parameters, and the temperature with the policy."""
     if together:
         return [tuple(losses)]
-    with_policy = ("policy", "temperature")
-    apart: list[tuple[str, ...]] = [(loss,) for loss in losses if loss not in with_policy]
-    joint = tuple(loss for loss in losses if loss in with_policy)
-    return [*apart, joint] if joint else apart
+    joint: dict[str, list[str]] = {}
+    for loss in losses:
+        role = role_of(loss)
+        joint.setdefault("policy" if role == "temperature" else role, []).append(loss)
+    last = joint.pop("policy", None)
+    return [tuple(block) for block in (*joint.values(), last) if block]
 
 
 def _check_finite(names: list[str], values: Mapping[str, Tensor], norms: Mapping[str, Tensor]) -> None:
@@ -223,7 +234,7 @@ def _gradient_rule(entry: Any) -> Any:
 
 
 def _rate(rates: Any, loss: str) -> float:
-    rate = rates.get(loss, rates.get("default")) if isinstance(rates, Mapping) else rates
+    rate = rates.get(role_of(loss), rates.get("default")) if isinstance(rates, Mapping) else rates
     if not isinstance(rate, int | float) or not 0 <= rate < 1e3:
         raise UserError(f"method.update.lr for '{loss}' is {rate!r}; give a number such as 3e-4, or one per loss")
     return float(rate)
@@ -234,12 +245,12 @@ def _optimizer(
 ) -> torch.optim.Optimizer:
     """One optimizer with a group for each learning rate."""
     options: dict[str, Any] = {"fused": True} if name in ("adam", "adamw", "sgd") else {}
-    groups: dict[float, list[nn.Parameter]] = {}
+    groups: dict[float, dict[nn.Parameter, None]] = {}
     for trained, rate in parameters:
-        groups.setdefault(rate, []).extend(trained)
+        groups.setdefault(rate, {}).update(dict.fromkeys(trained))
     try:
         return OPTIMIZERS[name](
-            [{"params": trained, "lr": rate} for rate, trained in groups.items()], **options, **extra
+            [{"params": list(trained), "lr": rate} for rate, trained in groups.items()], **options, **extra
         )
     except TypeError as error:
         raise UserError(f"method.update: {error}") from error

@@ -1,0 +1,28 @@
+"""What an auxiliary model offers the domain."""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from unirl.control.domain import ControlDomain
+    from unirl.control.score import Scorer
+
+
+class AuxiliaryModel(nn.Module):
+    """A trained or fitted thing that scores batches; its parameters and buffers are checkpointed with the domain.
+
+    `fields`: names of its quantities and the methods that compute them from a scorer (which holds the batch, the
+    domain and everything already computed). A method is looked up by its name, so subclasses may override it.
+    """
+
+    fields: ClassVar[Mapping[str, str]] = {}
+
+    def build(self, domain: "ControlDomain") -> None:
+        """Make the networks, from the domain's seed; called once, when the domain is built."""
+
+    def quantity(self, name: str) -> "Callable[[Scorer], Tensor]":
+        """The method that computes a quantity."""
+        method: Callable[[Scorer], Tensor] = getattr(self, self.fields[name])
+        return method

@@ -29,10 +29,12 @@ def comparisons(ours: str, peers: str) -> dict[str, Comparison]:
     def offline(algorithm: str) -> Side:
         return Side("d3rlpy", peers, "d3rlpy_offline.py", ("500", algorithm))
 
-    sac = ("300", "samples", "400", "method=sac", "task=halfcheetah", "domain.precision=auto", *CONTROL)
+    sac = ("300", "samples", "400", "method=sac", "task=halfcheetah", *CONTROL)
     ppo = ("8192", "samples", "2", "method=ppo", "task=halfcheetah", "model=mlp_small", *CONTROL)
-    recorded = ("task=hopper", "task.data={folder}/hopper.hdf5", "domain.precision=auto", *CONTROL)
+    recorded = ("task=hopper", "task.data={folder}/hopper.hdf5", *CONTROL)
+    off_policy = ("task=halfcheetah", "method.source.updates=100", *CONTROL)
     sac_options, ppo_options = '{"warmup": 600, "learning_starts": 100}', '{"warmup": 4096}'
+    million = ("task=hopper", "task.data={folder}/hopper_million.hdf5", *CONTROL)
     grpo = {
         pieces: tuple(
             Side(name, python, f"{name}_grpo.py", ("1", pieces)) for name, python in (("unirl", ours), ("trl", peers))
@@ -66,6 +68,27 @@ def comparisons(ours: str, peers: str) -> dict[str, Comparison]:
                 target=1.5,
             )
             for method, algorithm in (("td3_bc", "TD3PlusBC"), ("iql", "IQL"))
+        ),
+        Comparison(
+            "dsac_t_sac",
+            "updates/s",
+            unirl("300", "iterations", "400", "method=dsac_t", *off_policy),
+            replace(unirl("300", "iterations", "400", "method=sac", *off_policy), name="sac"),
+            target=0.8,
+        ),
+        Comparison(
+            "ten_critics",
+            "updates/s",
+            unirl("200", "iterations", "300", "method=sac", "method.critic.heads=10", *off_policy),
+            replace(unirl("200", "iterations", "300", "method=sac", *off_policy), name="two critics"),
+            target=0.25,
+        ),
+        Comparison(
+            "prdc_td3_bc",
+            "updates/s, a million rows",
+            unirl("500", "iterations", "300", "method=prdc", *million),
+            replace(unirl("500", "iterations", "300", "method=td3_bc", *million), name="td3_bc"),
+            target=round(1 / 1.3, 3),
         ),
         Comparison("grpo_trl_4_pieces", "completion tokens/s", *grpo["4"], target=1.5, memory_target=0.5),
         Comparison("grpo_trl_1_piece", "completion tokens/s", *grpo["1"], target=1.5, memory_target=0.5),

@@ -1,5 +1,6 @@
 """Who chooses the actions of a roll-out, and with what log-density."""
 
+from collections import deque
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -9,6 +10,7 @@ from torch import nn
 
 from unirl.control.distributions import Distribution
 from unirl.control.envs import ActionSpace, Array
+from unirl.control.history import HistoryPolicy
 from unirl.control.policies import distribution
 
 
@@ -85,3 +87,47 @@ class UniformActor:
         action = self.actions.uniform(len(observation), self.rng)
         logp = np.full(len(action), self.actions.uniform_logp(), dtype=np.float32)
         return Choice(action, logp, np.arctanh(np.clip(action, -1 + 1e-6, 1 - 1e-6)) if self.squashed else None)
+
+
+class HistoryActor:
+    """Acts on the latest decisions of every row: with samples, or without a generator with the mode.
+
+    A row is one episode from its start; what it saw and did is kept here, so every roll-out takes a new actor.
+    """
+
+    def __init__(
+        self, policy: HistoryPolicy, action_size: int, device: torch.device, generator: torch.Generator | None = None
+    ) -> None:
+        self._policy, self._device, self._generator = policy, device, generator
+        self._size = action_size
+        self._past: dict[int, deque[list[Array]]] = {}
+        self._taken: dict[int, int] = {}
+
+    def __call__(self, observation: Array, rows: Array) -> Choice:
+        """One action per observation [K, O] of the rows [K]."""
+        for row, seen in zip(rows.tolist(), observation, strict=True):
+            past = self._past.setdefault(row, deque(maxlen=self._policy.context))
+            past.append([seen, np.zeros(self._size, dtype=np.float32)])
+            self._taken[row] = self._taken.get(row, 0) + 1
+        with torch.inference_mode():
+            own = self._policy.head(self._latest(rows.tolist()))
+            chosen = [own.mode()] if self._generator is None else list(own.sample(self._generator))
+        choice = Choice(*(None if each is None else each.cpu().numpy() for each in chosen))  # type: ignore[arg-type]
+        for row, action in zip(rows.tolist(), choice.action, strict=True):
+            self._past[row][-1][1] = action
+        return choice
+
+    def _latest(self, rows: list[int]) -> torch.Tensor:
+        """Features of the latest decision of each row, [K, H]."""
+        lengths = np.array([len(self._past[row]) for row in rows])
+        places = np.arange(len(rows)).repeat(lengths), np.concatenate([np.arange(length) for length in lengths])
+        inputs = []
+        for which in (0, 1):
+            flat = np.stack([decision[which] for row in rows for decision in self._past[row]])
+            table = np.zeros((len(rows), lengths.max(), flat.shape[1]), dtype=np.float32)
+            table[places] = flat
+            inputs.append(torch.from_numpy(table).to(self._device))
+        first = np.array([self._taken[row] for row in rows]) - lengths
+        time = torch.from_numpy(first[:, None] + np.arange(lengths.max())).to(self._device)
+        features = self._policy.encode(inputs[0], inputs[1], time)
+        return features[torch.arange(len(rows)), torch.from_numpy(lengths - 1)]

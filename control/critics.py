@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unirl.control.batch_norm import RenormMLP
 from unirl.control.networks import MLP, ValueMLP, hidden_sizes, orthogonal
 from unirl.domain import QSpec, ValueSpec
 
@@ -44,6 +45,8 @@ def q_network(spec: QSpec, observation_size: int, choices: int, discrete: bool, 
     if discrete:
         return MLP([observation_size, *_hidden(model), choices], **options)
     inputs = [observation_size + choices, *_hidden(model)]
+    if spec.batch_norm:
+        return RenormMLP([*inputs, 1], **options)
     if spec.atoms > 1:
         return AtomsMLP([*inputs, spec.atoms], **options)
     return SpreadMLP([*inputs, 2], **options) if spec.std else ValueMLP([*inputs, 1], **options)
@@ -66,9 +69,11 @@ def estimate(critic: nn.Module, x: Tensor, frozen: bool = False) -> Estimate:
 
 
 def dropping_layers(network: nn.Module) -> list[nn.Module]:
-    """The parts of a network that drop units; they are left in evaluation mode, in which they drop none."""
-    found = [module.eval() for module in network.modules() if isinstance(module, MLP) and module.dropout > 0]
-    return list(found)
+    """The parts of a network that drop units or normalise over the batch while scoring, left in evaluation mode."""
+    layers = [module for module in network.modules() if isinstance(module, MLP)]
+    found: list[nn.Module] = [layer for layer in layers if layer.dropout > 0 or isinstance(layer, RenormMLP)]
+    found += [module for module in network.modules() if isinstance(module, nn.Dropout)]
+    return [module.eval() for module in found]
 
 
 def _hidden(model: Mapping[str, Any]) -> list[int]:

@@ -60,10 +60,14 @@ class Gaussian:
     mean: Tensor
     log_std: Tensor
 
+    def log_prob_parts(self, action: Tensor, raw: Tensor | None = None) -> Tensor:
+        """Log-density of each dimension, [..., A]."""
+        standard = (action - self.mean) * torch.exp(-self.log_std)
+        return -0.5 * standard.square() - self.log_std - _HALF_LOG_2PI
+
     def log_prob(self, action: Tensor, raw: Tensor | None = None) -> Tensor:
         """Sum over dimensions of log N(action; mean, std)."""
-        standard = (action - self.mean) * torch.exp(-self.log_std)
-        return (-0.5 * standard.square() - self.log_std - _HALF_LOG_2PI).sum(-1)
+        return self.log_prob_parts(action).sum(-1)
 
     def entropy(self) -> Tensor:
         """Sum over dimensions of log_std + (1 + log 2 pi) / 2."""
@@ -111,6 +115,13 @@ class TanhGaussian:
         if raw is None:
             raw = torch.atanh(action.clamp(-_LARGEST_SQUASHED, _LARGEST_SQUASHED))
         return self._log_prob((raw - self.mean) * torch.exp(-self.log_std), raw)
+
+    def log_prob_parts(self, action: Tensor, raw: Tensor | None = None) -> Tensor:
+        """Log-density of each dimension of the squashed action, [..., A]."""
+        if raw is None:
+            raw = torch.atanh(action.clamp(-_LARGEST_SQUASHED, _LARGEST_SQUASHED))
+        gaussian = Gaussian(self.mean, self.log_std).log_prob_parts(raw)
+        return gaussian + 2.0 * (raw + F.softplus(-2.0 * raw)) - 2.0 * _LOG_2
 
     def entropy(self) -> None:
         """No closed form."""

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
@@ -11,11 +12,14 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from unirl.control.perturb import perturbed
 from unirl.control.snapshot import Snapshot, restore, snapshot
-from unirl.errors import UserError
+from unirl.errors import UserError, unknown
+from unirl.perturbation import flattened
 
 Array = NDArray[Any]
 Env = gym.Env[Any, Any]
+SIMULATOR_KEYS = ("env", "env_kwargs", "perturb")
 
 
 def _mujoco_warns_as_python_does() -> None:
@@ -38,8 +42,9 @@ _mujoco_warns_as_python_does()
 def make_env(task: Mapping[str, Any], **extra: Any) -> Env:
     """The environment `task.env` with `task.env_kwargs`; observations that are not flat vectors are flattened.
 
-    Raises `UserError` for an id that is unknown (with near matches) or whose package is not installed, for arguments
-    it refuses, and for spaces that the policies cannot handle.
+    `task.perturb` changes its physics, see `unirl.control.perturb`. Raises `UserError` for an id that is unknown (with
+    near matches) or whose package is not installed, for arguments it refuses, for spaces that the policies cannot
+    handle and for a perturbation that its model does not know.
     """
     name = task.get("env")
     if not isinstance(name, str) or not name:
@@ -66,7 +71,32 @@ def make_env(task: Mapping[str, Any], **extra: Any) -> Env:
         env = gym.wrappers.FlattenObservation(env)
     if env.spec is None or env.spec.max_episode_steps is None:
         raise UserError(f"environment '{name}' has no time limit; set one: task.env_kwargs.max_episode_steps=1000")
-    return env
+    return perturbed(env, task.get("perturb"))
+
+
+def simulator_of(task: Mapping[str, Any], real: Env) -> Mapping[str, Any]:
+    """The task whose environment roll-outs step: `task` with `task.simulator` laid over it, itself where there is none.
+
+    `task.simulator` may hold `env`, `env_kwargs` and `perturb` (which joins what `task.perturb` says). Raises
+    `UserError` for any other key and for a world that shows or takes something of another shape than `real`.
+    """
+    simulator = task.get("simulator")
+    if simulator is None:
+        return task
+    if not isinstance(simulator, Mapping):
+        raise UserError(f"task.simulator is {simulator!r}; give a world, for example {{perturb: {{gravity: 2.0}}}}")
+    for key in simulator:
+        if key not in SIMULATOR_KEYS:
+            raise unknown("key of task.simulator", str(key), SIMULATOR_KEYS)
+    joined = {**flattened(task.get("perturb") or {}), **flattened(simulator.get("perturb") or {})}
+    world = {**task, **simulator, "perturb": joined}
+    with closing(make_env(world)) as made:
+        if (made.observation_space.shape, made.action_space) != (real.observation_space.shape, real.action_space):
+            raise UserError(
+                f"task.simulator shows {made.observation_space.shape} numbers and takes {made.action_space}; "
+                f"{task['env']} shows {real.observation_space.shape} and takes {real.action_space}"
+            )
+    return world
 
 
 @dataclass(frozen=True)
@@ -172,6 +202,8 @@ class Envs:
         self._make = make
         self._envs: list[Env | None] = [None] * count  # made when first reset
         self.observation: Array = np.zeros((count, observation_size), dtype=np.float32)
+        self._costs: list[Array] = []
+        self._has_costs = False
 
     def __len__(self) -> int:
         return len(self._envs)
@@ -193,10 +225,20 @@ class Envs:
         count = len(actions)
         reward = np.empty(count)
         terminated, truncated = np.empty(count, dtype=bool), np.empty(count, dtype=bool)
+        cost = np.zeros(count)
         for k, (i, action) in enumerate(zip(chosen, actions, strict=True)):
-            self.observation[i], reward[k], terminated[k], truncated[k], _ = self.env(i).step(action)
+            self.observation[i], reward[k], terminated[k], truncated[k], info = self.env(i).step(action)
+            if "cost" in info:
+                cost[k], self._has_costs = info["cost"], True
+        if self._has_costs:
+            self._costs.append(cost)
         after = self.observation.copy() if indices is None else self.observation[indices]
         return Step(after, reward, terminated, truncated)
+
+    def take_costs(self) -> list[Array]:
+        """Costs (`info["cost"]`) of every step since the last call, in the order of its actions; none without costs."""
+        costs, self._costs = self._costs, []
+        return costs
 
     def snapshot(self, index: int) -> Snapshot:
         """The state of one environment."""

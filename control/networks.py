@@ -77,10 +77,18 @@ class MLP(nn.Module):
             outputs = self._in_half(hidden, layers)
         else:
             hidden = hidden if self.heads is None else hidden.expand(self.heads, -1, -1)
-            for index, (weight, bias) in enumerate(layers[:-1]):
-                hidden = self._activated(affine(hidden, weight, bias), index, frozen)
-            outputs = affine(hidden, *layers[-1])
+            outputs = self._in_full(hidden, layers, frozen)
         return outputs.reshape(*outputs.shape[:-2], *x.shape[:-1], outputs.shape[-1])
+
+    def each_head(self, x: Tensor) -> Tensor:
+        """An input of its own for every head, [heads, B, I] -> [heads, B, O]; float32, differentiable twice."""
+        return self._in_full(x, self.layers, frozen=False)
+
+    def _in_full(self, hidden: Tensor, layers: Sequence[tuple[Tensor, Tensor]], frozen: bool) -> Tensor:
+        """All layers in float32."""
+        for index, (weight, bias) in enumerate(layers[:-1]):
+            hidden = self._activated(affine(hidden, weight, bias), index, frozen)
+        return affine(hidden, *layers[-1])
 
     def _activated(self, hidden: Tensor, index: int, frozen: bool) -> Tensor:
         """A hidden layer normalised, activated, thinned out."""

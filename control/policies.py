@@ -6,9 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unirl.control.decision_transformer import DEFAULTS, DecisionTransformer
 from unirl.control.distributions import Categorical, Deterministic, Distribution, Gaussian, TanhGaussian
 from unirl.control.envs import ActionSpace
+from unirl.control.greedy import GreedyPolicy
+from unirl.control.mixture import TanhGaussianMixture
 from unirl.control.networks import MLP, hidden_sizes, orthogonal
+from unirl.control.symphony import SymphonyPolicy
 from unirl.errors import UserError, unknown
 
 LOG_STD_RANGE = (-20.0, 2.0)  # SAC
@@ -49,16 +53,45 @@ class BoundedGaussianPolicy(nn.Module):
 
 
 class TanhGaussianPolicy(nn.Module):
-    """Squashed Gaussian with state-dependent log standard deviation, clipped to [-20, 2] (SAC)."""
+    """Squashed Gaussian with state-dependent log standard deviation, clipped to [-20, 2] (SAC).
+
+    It starts near `log_std_start`, which the last layer's bias gains.
+    """
 
     def __init__(self, observation_size: int, actions: ActionSpace, model: Mapping[str, Any]) -> None:
         super().__init__()
         self.network = _network(observation_size, 2 * actions.size, model)
+        with torch.no_grad():
+            self.network.biases[-1][..., actions.size :] += float(model.get("log_std_start", 0.0))
 
     def forward(self, observation: Tensor) -> TanhGaussian:
         """pi(. | observation)."""
         mean, log_std = self.network(observation).chunk(2, -1)
         return TanhGaussian(mean, log_std.clamp(*LOG_STD_RANGE))
+
+
+class GaussianMixturePolicy(nn.Module):
+    """Squashed Gaussians of `experts` (4) experts, weighted by a router, all from one network (PMOE [69]).
+
+    Raises `UserError` unless there is at least one expert.
+    """
+
+    def __init__(self, observation_size: int, actions: ActionSpace, model: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.experts, self.size = model.get("experts", 4), actions.size
+        if not isinstance(self.experts, int) or self.experts < 1:
+            raise UserError(f"policy 'gaussian_mixture': experts is {self.experts!r}; it is a number of at least 1")
+        self.network = _network(observation_size, self.experts * (2 * actions.size + 1), model)
+        with torch.no_grad():
+            gaussians = self.network.biases[-1][: -self.experts].unflatten(0, (self.experts, 2 * actions.size))
+            gaussians[:, actions.size :] += float(model.get("log_std_start", 0.0))
+
+    def forward(self, observation: Tensor) -> TanhGaussianMixture:
+        """pi(. | observation)."""
+        outputs = self.network(observation)
+        gaussians = outputs[..., : -self.experts].unflatten(-1, (self.experts, 2 * self.size))
+        mean, log_std = gaussians.chunk(2, -1)
+        return TanhGaussianMixture(outputs[..., -self.experts :], mean, log_std.clamp(*LOG_STD_RANGE))
 
 
 class DeterministicPolicy(nn.Module):
@@ -90,12 +123,19 @@ POLICIES: dict[str, type[nn.Module]] = {
     "gaussian": GaussianPolicy,
     "bounded_gaussian": BoundedGaussianPolicy,
     "tanh_gaussian": TanhGaussianPolicy,
+    "gaussian_mixture": GaussianMixturePolicy,
     "deterministic": DeterministicPolicy,
     "categorical": CategoricalPolicy,
+    "greedy": GreedyPolicy,
+    "decision_transformer": DecisionTransformer,
+    "symphony": SymphonyPolicy,
 }
+OF_CHOICES = ("categorical", "greedy")
+SQUASHED = ("tanh_gaussian", "gaussian_mixture")  # what is recorded includes the value before squashing
 
 
-OPTIONS = ("layer_norm", "dropout", "exploration_std", "log_std_start")
+OPTIONS = ("layer_norm", "dropout", "exploration_std", "log_std_start", "epsilon", "experts", "gradient_dropout")
+ASKED = ("condition", "target_return")  # what a policy is asked for, see `unirl.control.asked_return`
 
 
 def policy_kind(configured: str, required: str | None, actions: ActionSpace, has_q: bool) -> str:
@@ -112,10 +152,12 @@ def policy_kind(configured: str, required: str | None, actions: ActionSpace, has
         return "tanh_gaussian" if has_q else "gaussian"
     if kind not in POLICIES:
         raise unknown("policy (model.policy)", kind, [*POLICIES, "auto"])
-    if (kind == "categorical") != actions.discrete:
-        needs = "choices" if kind == "categorical" else "continuous actions"
+    if (kind in OF_CHOICES) != actions.discrete:
+        needs = "choices" if kind in OF_CHOICES else "continuous actions"
         has = "choices (Discrete)" if actions.discrete else "continuous actions (Box)"
         raise UserError(f"policy '{kind}' needs an environment with {needs}; this one has {has}")
+    if kind == "greedy" and not has_q:
+        raise UserError("policy 'greedy' chooses by an action-value critic, which the method asks for, not the model")
     return kind
 
 
@@ -128,8 +170,9 @@ def make_policy(
     option that there is not.
     """
     for option in options:
-        if option not in OPTIONS:
-            raise unknown("option of a method's policy", option, OPTIONS)
+        known = (*OPTIONS, *ASKED, *(DEFAULTS if kind == "decision_transformer" else ()))
+        if option not in known:
+            raise unknown("option of a method's policy", option, known)
     return POLICIES[kind](observation_size, actions, {**model, **options})
 
 

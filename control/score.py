@@ -9,9 +9,12 @@ from torch import Tensor, nn
 
 from unirl.batch import Batch
 from unirl.control.critics import Estimate, estimate
-from unirl.control.distributions import Categorical, Distribution, Sample
+from unirl.control.distributions import Categorical, Distribution, Gaussian, Sample, TanhGaussian
+from unirl.control.history import HistoryPolicy
+from unirl.control.mixture import TanhGaussianMixture
 from unirl.control.policies import distribution
 from unirl.domain import DETACHED
+from unirl.errors import UserError
 
 if TYPE_CHECKING:
     from unirl.control.domain import ControlDomain
@@ -66,6 +69,13 @@ class Scorer:
         self.domain = domain
         self.batch = batch
         self.inputs = batch.inputs
+        self._shared: dict[str, Any] = {}
+
+    def once(self, name: str, compute: Callable[[], T]) -> T:
+        """What several quantities of an auxiliary model share, computed by the first that asks."""
+        if name not in self._shared:
+            self._shared[name] = compute()
+        return cast(T, self._shared[name])
 
     # Inputs and policy
 
@@ -83,21 +93,50 @@ class Scorer:
 
     @cached_property
     def policy(self) -> Distribution:
-        return distribution(self.domain.policy, self.observation)
+        return self._here(self.domain.policy)
+
+    def _here(self, policy: nn.Module) -> Distribution:
+        """A policy's distribution at the observations; one that looks back is shown the row's decisions."""
+        if isinstance(policy, HistoryPolicy):
+            made: Distribution = policy(self.observation, self.action, self.inputs.get("time"))
+            return made
+        return distribution(policy, self.observation)
 
     @cached_property
     def fresh(self) -> Sample:
-        """A re-parameterised action at every observation and its log-density."""
+        """A re-parameterised action at every observation and its log-density; of a mixture, one of its experts'."""
+        if isinstance(self.policy, TanhGaussianMixture):
+            return self.mixture.pick(self.experts[0], self.domain.generator)
         return self.policy.rsample(self.domain.generator)
+
+    @cached_property
+    def mixture(self) -> TanhGaussianMixture:
+        if not isinstance(self.policy, TanhGaussianMixture):
+            raise UserError("the method needs a policy of several experts: `policy: {name: gaussian_mixture}`")
+        return self.policy
+
+    @cached_property
+    def experts(self) -> tuple[Sample, Tensor]:
+        """An action of each expert of a mixture, and its density under the expert alone."""
+        return self.mixture.experts(self.domain.generator)
 
     @cached_property
     def next_policy(self) -> Distribution:
         acting = self.domain.target_policy
+        if isinstance(self.domain.policy, HistoryPolicy):
+            raise UserError("a policy that looks back has no action at the next state: no critic can ask for it")
         return distribution(self.domain.policy if acting is None else acting, self.next_observation)
 
     @cached_property
     def next_fresh(self) -> Sample:
-        """The action at the next state: re-parameterised, then smoothed as the critic's specification says."""
+        """The action at the next state: re-parameterised, then smoothed as the critic's specification says.
+
+        An auxiliary model may put another in its place.
+        """
+        for model in self.domain.models.values():
+            chosen = model.next_action(self)
+            if chosen is not None:
+                return Sample(chosen, self.next_policy.log_prob(chosen))
         fresh = self.next_policy.rsample(self.domain.generator)
         spec = _built(self.domain.requirements.q, _Q)
         if spec.smoothing_std == 0:
@@ -109,7 +148,7 @@ class Scorer:
     def anchor(self, name: str) -> Distribution:
         """A frozen policy's distribution at the observations."""
         with torch.no_grad():
-            return distribution(self.domain.anchor(name), self.observation)
+            return self._here(self.domain.anchor(name))
 
     # Fields of the policy
 
@@ -137,8 +176,34 @@ class Scorer:
             return (self.policy.probs * anchor.log_probs).sum(-1)
         return anchor.log_prob(self.fresh.action, self.fresh.raw)
 
+    def sample_logp_parts(self) -> Tensor:
+        return _by_dimension(self.policy).log_prob_parts(self.fresh.action, self.fresh.raw)
+
+    def sample_anchor_logp_parts(self, name: str) -> Tensor:
+        return _by_dimension(self.anchor(name)).log_prob_parts(self.fresh.action, self.fresh.raw)
+
     def anchor_kl(self, name: str) -> Tensor:
         return self.policy.kl(self.anchor(name))
+
+    def kl_from_anchor(self, name: str) -> Tensor:
+        return self.anchor(name).kl(self.policy)
+
+    # Fields of a policy of several experts
+
+    def router(self) -> Tensor:
+        return self.mixture.weights
+
+    def expert_logp(self) -> Tensor:
+        return self.experts[0].logp
+
+    def expert_own_logp(self) -> Tensor:
+        return self.experts[1]
+
+    def expert_q(self) -> Tensor:
+        action = self.experts[0].action
+        observation = self.observation.unsqueeze(-2).expand(*action.shape[:-1], -1)
+        critic = _built(self.domain.q, _Q)
+        return estimate(critic, self.critic_input(observation, action), frozen=True).mean.movedim(0, -1)
 
     # Fields of the critics
 
@@ -206,6 +271,15 @@ class Scorer:
     def next_q_std(self) -> Tensor:
         return _built(self._next.std, _SPREAD)
 
+    def next_online_q(self) -> Tensor:
+        critic = _built(self.domain.q, _Q)
+        if isinstance(self.next_policy, Categorical):
+            return _expected(critic(self.next_observation), self.next_policy)
+        return estimate(critic, self.critic_input(self.next_observation, self.next_fresh.action)).mean
+
+    def next_policy_action(self) -> Tensor:
+        return self.next_fresh.action
+
     def next_logp(self) -> Tensor:
         if isinstance(self.next_policy, Categorical):
             return -self.next_policy.entropy()
@@ -228,13 +302,20 @@ class Scorer:
 _PER_ANCHOR: dict[str, Callable[[Scorer, str], Tensor]] = {
     "anchor_logp": Scorer.anchor_logp,
     "sample_anchor_logp": Scorer.sample_anchor_logp,
+    "sample_anchor_logp_parts": Scorer.sample_anchor_logp_parts,
     "anchor_kl": Scorer.anchor_kl,
+    "kl_from_anchor": Scorer.kl_from_anchor,
 }
 _FIELDS: dict[str, Callable[[Scorer], Tensor]] = {
     "logp": Scorer.logp,
     "old_logp": Scorer.logp,
     "entropy": Scorer.entropy,
     "sample_logp": Scorer.sample_logp,
+    "sample_logp_parts": Scorer.sample_logp_parts,
+    "router": Scorer.router,
+    "expert_q": Scorer.expert_q,
+    "expert_logp": Scorer.expert_logp,
+    "expert_own_logp": Scorer.expert_own_logp,
     "policy_action": Scorer.policy_action,
     "value": Scorer.value_pred,
     "value_pred": Scorer.value_pred,
@@ -249,8 +330,11 @@ _FIELDS: dict[str, Callable[[Scorer], Tensor]] = {
     "q_data_std": Scorer.q_data_std,
     "target_q_data": Scorer.target_q_data,
     "next_q": Scorer.next_q,
+    "next_target_q_pred": Scorer.next_q,
     "next_q_std": Scorer.next_q_std,
     "next_logp": Scorer.next_logp,
+    "next_online_q": Scorer.next_online_q,
+    "next_policy_action": Scorer.next_policy_action,
 }
 
 
@@ -260,6 +344,12 @@ def _of_model(domain: "ControlDomain", quantity: str) -> Callable[[Scorer], Tens
         if quantity in model.fields:
             return model.quantity(quantity)
     raise ValueError(f"no auxiliary model of {sorted(domain.models)} computes '{quantity}'")
+
+
+def _by_dimension(policy: Distribution) -> Gaussian | TanhGaussian:
+    if not isinstance(policy, Gaussian | TanhGaussian):
+        raise UserError(f"a density of each action dimension needs a Gaussian policy, not {type(policy).__name__}")
+    return policy
 
 
 def _expected(values: Tensor, policy: Categorical) -> Tensor:

@@ -39,7 +39,8 @@ class Snapshot:
     """The state of one environment.
 
     `attributes`: per wrapper (outermost first), every attribute that is a number, an array or a container of those:
-    elapsed steps, a classic-control `state`, a goal. `physics`: MuJoCo's integration state (positions, velocities,
+    elapsed steps, a classic-control `state`, a goal; but none that its class lists in `constants`, names of what every
+    environment made alike has in common. `physics`: MuJoCo's integration state (positions, velocities,
     activations, time, controls, warm start) and the derived arrays. `generator`: the state of `np_random`.
     `copied`: a deep copy of the whole environment where its state cannot be told apart like this (Box2D, for
     example); such a snapshot serves within a run but cannot be written to a file.
@@ -70,10 +71,10 @@ def snapshot(env: gym.Env[Any, Any]) -> Snapshot:
     """The present state of an environment that has been reset."""
     world = env.unwrapped
     physics = _physics(world)
-    if physics is None and not all(_understood(name, value) for name, value in vars(world).items()):
+    if physics is None and not all(_understood(world, name, value) for name, value in vars(world).items()):
         return Snapshot([], None, None, copy.deepcopy(env))
     attributes = [
-        {name: copy.deepcopy(value) for name, value in vars(layer).items() if name not in _NOT_STATE and _plain(value)}
+        {name: copy.deepcopy(value) for name, value in vars(layer).items() if _is_state(layer, name) and _plain(value)}
         for layer in _layers(env)
     ]
     rng = world._np_random
@@ -130,8 +131,12 @@ def _plain(value: Any) -> bool:
     return isinstance(value, _NUMBER)
 
 
-def _understood(name: str, value: Any) -> bool:
-    return name in _NOT_STATE or _plain(value) or isinstance(value, _CONSTANT)
+def _is_state(layer: gym.Env[Any, Any], name: str) -> bool:
+    return name not in _NOT_STATE and name not in getattr(type(layer), "constants", ())
+
+
+def _understood(world: gym.Env[Any, Any], name: str, value: Any) -> bool:
+    return not _is_state(world, name) or _plain(value) or isinstance(value, _CONSTANT)
 
 
 def _encode(value: Any) -> Any:

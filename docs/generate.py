@@ -41,12 +41,15 @@ KINDS = {  # kind of part -> what a reader should know first
     "expert": "Controllers written by hand that demonstrate a task, for offline methods without a dataset.",
     "gradient": "How the gradient of an optimizer step is made from the closure of named losses: "
     "`update: {gradient: NAME}`.",
+    "memory": "How a replay source remembers, other than uniformly: `source: {name: replay, memory: {name: ...}}`.",
     "model": "What a method needs beside policy and critics (control); read as `estimate.NAME` or `model.NAME`.",
     "objective": "What the policy is changed towards: a loss per decision [N, T], per row [N] or per pair [P], not "
     "reduced.",
     "pair_reader": "Files of preferences: gives records of a prompt, a chosen and a rejected response.",
     "preference_model": "Models that are fitted to preferences and then take the place of an annotator or a reward.",
     "reduce": "From a loss per decision to one number, with an explicit divisor.",
+    "regression": "What a critic pays for a prediction and its target, named by the critic's `loss`; its "
+    "hyper-parameters stand beside the critic's own.",
     "regularizer": "A penalty per decision [N, T] that is added to the objective, times its `coef`.",
     "reward": "Changes or fills the score or the reward of a batch, before advantages.",
     "selection": "Which decisions, rows or pairs count, and how much. Takes a batch, fills `weight` or `pairs`.",
@@ -122,7 +125,9 @@ def renewed_readme() -> str:
 def method_page(method: MethodPage) -> str:
     """One method."""
     what, more = method.comment
-    lines = [f"# {method.name}", "", f"{what}.", "", plain(more), "", *_method_facts(method), "", "## Parts", ""]
+    notes = str(method.config.get("notes") or "").strip()
+    lines = [f"# {method.name}", "", f"{what}.", "", plain(more), "", *_method_facts(method), "", notes, ""]
+    lines += ["## Parts", ""]
     lines += ["A batch meets them in this order.", ""]
     for part in used_parts(method.config):
         lines += [*_part_of_method(part), ""]
@@ -153,7 +158,8 @@ def _part_of_method(part: UsedPart) -> list[str]:
 
 def _commands(method: MethodPage) -> list[str]:
     lines = [f"unirl train method={method.name} domain={domain}" for domain in method.domains if _composes(domain)]
-    if method.source in ("offline", "hybrid") and "control" in method.domains:
+    recorded = method.source in ("offline", "hybrid") and "default_task" not in method.config
+    if recorded and "control" in method.domains:
         lines.append(f"unirl train method={method.name} task=d4rl/hopper-medium-v2   # needs the data file")
     return lines
 

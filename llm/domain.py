@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from unirl.batch import Batch
-from unirl.domain import DETACHED, Dataset, DomainInfo, Opponent, Requirements
+from unirl.domain import DETACHED, Dataset, DomainInfo, Opponent, Requirements, ValueSpec
 from unirl.errors import UserError
 from unirl.llm.datasets import demonstrations, preference_settings, recorded_pairs, sampled_pairs
 from unirl.llm.microbatch import microbatches, row_pieces, trimmed
@@ -85,7 +85,7 @@ class LanguageDomain:
         if requirements.policy not in (None, "categorical"):
             raise UserError(f"the method needs a {requirements.policy} policy; a language model's is categorical")
         if requirements.value is not None:
-            self._add_critic()
+            self._add_critic(requirements.value)
         for anchor in sorted(requirements.anchors):
             self.copy_policy(anchor)
         if not self.task.has_reward:
@@ -149,7 +149,8 @@ class LanguageDomain:
     def score(self, batch: Batch, need: Collection[str]) -> Batch:
         """Add what `need` names.
 
-        `logp`, `entropy`, `anchor_kl.<name>` (exact, over the vocabulary) and `value_pred` are differentiable;
+        `logp`, `entropy`, `anchor_kl.<name>` (exact, over the vocabulary), `value_pred` and, where the critic asks for
+        a spread, `value_pred_std` are differentiable;
         `old_logp`, `anchor_logp.<name>`, `value` and `next_value` are not, and asking for these alone runs the batch in
         pieces of `token_budget`. Raises `UserError` for fields that only control offers.
         """
@@ -223,14 +224,14 @@ class LanguageDomain:
         self._variants.load_state_dict(state)
         if state["value_head"] is not None:
             if self.value_head is None:
-                self.value_head = value_head(plain(self.policy))
+                self.value_head = value_head(plain(self.policy), spread=len(state["value_head"]["bias"]) == 2)
             self.value_head.load_state_dict(state["value_head"])
         self._generator.set_state(state["generator"].cpu())
         self._groups = int(state["groups"])
         self.task.load_state_dict(state["task"])
 
-    def _add_critic(self) -> None:
-        self.value_head = value_head(plain(self.policy))
+    def _add_critic(self, spec: ValueSpec) -> None:
+        self.value_head = value_head(plain(self.policy), spread=spec.std)
         if self.settings.critic == "shared":
             return
         if self.settings.lora is not None and self.settings.gradient_checkpointing:

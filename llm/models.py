@@ -166,10 +166,10 @@ def stop_tokens(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     return sorted({int(token) for token in [tokenizer.eos_token_id, *several] if token is not None})
 
 
-def value_head(network: PreTrainedModel) -> nn.Linear:
-    """A linear state-value head, zero at the start."""
+def value_head(network: PreTrainedModel, spread: bool = False) -> nn.Linear:
+    """A linear state-value head, zero at the start; with `spread` it also gives a standard deviation softplus(.)."""
     head = network.get_output_embeddings()
-    made = nn.Linear(head.in_features, 1, device=head.weight.device, dtype=head.weight.dtype)
+    made = nn.Linear(head.in_features, 2 if spread else 1, device=head.weight.device, dtype=head.weight.dtype)
     nn.init.zeros_(made.weight)
     nn.init.zeros_(made.bias)
     return made

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -17,7 +18,7 @@ from unirl.llm.token_statistics import LOGITS_AT_ONCE, Head, token_statistics
 from unirl.llm.variants import CRITIC, POLICY, Variants
 
 PLAIN = frozenset({"logp", "old_logp", "entropy"})
-VALUES = frozenset({"value", "next_value", "value_pred"})
+VALUES = frozenset({"value", "next_value", "value_pred", "value_pred_std"})
 ANCHORED = frozenset({"anchor_logp", "anchor_kl"})
 
 
@@ -39,6 +40,8 @@ class Scorer:
             field, _, anchor = name.partition(".")
             if field in VALUES and self.value_head is None:
                 raise UserError(f"`{field}` needs a critic: the method names none (see: unirl parts critic)")
+            if field == "value_pred_std" and self.value_head is not None and self.value_head.out_features == 1:
+                raise UserError("`value_pred_std` needs a critic that asks for a spread, such as gaussian_v")
             if field not in PLAIN | VALUES | ANCHORED:
                 raise UserError(f"the method needs `{name}`, which the language domain does not offer (control only)")
             if field in ANCHORED and anchor not in self.variants.anchors:
@@ -91,18 +94,20 @@ class Scorer:
     def _values(self, batch: Batch, need: Collection[str], hidden: Tensor | None) -> dict[str, Tensor]:
         assert self.value_head is not None
         if self._critic_is_separate:
-            with_gradient = torch.is_grad_enabled() and "value_pred" in need
+            with_gradient = torch.is_grad_enabled() and need_any(need, {"value_pred", "value_pred_std"})
             with self.variants.using(CRITIC) as network, torch.set_grad_enabled(with_gradient):
                 hidden = states(network, batch)
         assert hidden is not None
-        of_states = self.value_head(hidden).squeeze(-1)
-        of_states = of_states.to(torch.promote_types(of_states.dtype, torch.float32))
-        zero = of_states.new_zeros(())
+        outputs = self.value_head(hidden)
+        outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+        of_states, zero = outputs[..., 0], outputs.new_zeros(())
         made = {}
         if need_any(need, {"value_pred", "value"}):
             predicted = torch.where(batch.mask, of_states[:, :-1], zero)
             made.update({"value_pred": predicted} if "value_pred" in need else {})
             made.update({"value": predicted.detach()} if "value" in need else {})
+        if "value_pred_std" in need:
+            made["value_pred_std"] = torch.where(batch.mask, F.softplus(outputs[:, :-1, 1]), zero)
         if "next_value" in need:
             goes_on = batch.mask & ~batch.terminated
             made["next_value"] = torch.where(goes_on, of_states[:, 1:].detach(), zero)

@@ -83,6 +83,7 @@ class ToyDomain:
                 "anchor_logp": lambda a=anchor: {a: self.anchors[a].distribution().log_prob(action)},
                 "value": lambda: self.value.expand_as(action),
                 "next_value": lambda: torch.zeros_like(action),
+                "next_target_value": lambda: torch.zeros_like(action),
                 "next_q": lambda: torch.zeros(2, *action.shape),
                 "next_logp": lambda: torch.zeros_like(action),
                 "target_q_data": lambda: _quadratic(self.target, action),

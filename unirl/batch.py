@@ -26,17 +26,28 @@ FIELDS: dict[str, tuple[str, str]] = {  # name -> (shape, who usually fills it)
     "behavior_logp": (DECISION, "whatever sampled the decision: the roll-out or the dataset"),
     "anchor_logp": (NESTED, "domain.score, from the frozen policies that the method names under `anchors`"),
     "anchor_kl": (NESTED, "domain.score, where KL(policy || anchor) has a closed form"),
+    "kl_from_anchor": (NESTED, "domain.score, where KL(anchor || policy) has a closed form"),
     "entropy": (DECISION, "domain.score"),
     "sample_logp": (DECISION, "domain.score: log-prob of a fresh re-parameterised action"),
     "sample_anchor_logp": (NESTED, "domain.score: an anchor's log-prob of that fresh action"),
+    "sample_logp_parts": (ACTION, "domain.score: log-density of each dimension of that fresh action"),
+    "sample_anchor_logp_parts": (NESTED, "domain.score: an anchor's, of each dimension of that fresh action"),
+    "router": (ACTION, "domain.score: how likely each expert of a mixture is to act"),
+    "expert_q": (ACTION, "domain.score: critics' values of a fresh action of each expert"),
+    "expert_logp": (ACTION, "domain.score: log-prob of that action under the mixture, its weights constant"),
+    "expert_own_logp": (ACTION, "domain.score: log-prob of that action under its expert"),
     "policy_action": (ACTION, "domain.score: the policy's own action, differentiable"),
     "reference_action": (ACTION, "the dataset, or a part that looks one up"),
+    "next_online_q": (HEADS, "domain.score: the critic in training's value of the action behind `next_q`"),
+    "next_policy_action": (ACTION, "domain.score: the action at the next state behind `next_q`"),
+    "next_reference_action": (ACTION, "the dataset: the action that was recorded next"),
     "q": (HEADS, "domain.score: critic value of the policy's own action"),
     "q_std": (HEADS, "domain.score, with q, where critics predict a spread"),
     "q_data": (HEADS, "domain.score: critic value of the recorded action"),
     "q_data_std": (HEADS, "domain.score, with q_data, where critics predict a spread"),
     "target_q_data": (HEADS, "domain.score: target critic's value of the recorded action"),
     "next_q": (HEADS, "domain.score: target critic's value of the policy's action at the next state"),
+    "next_target_q_pred": (HEADS, "domain.score: next_q, differentiable through the policy's action"),
     "next_q_std": (HEADS, "domain.score, with next_q, where critics predict a spread"),
     "next_logp": (DECISION, "domain.score, with next_q"),
     "value_pred": (HEADS, "domain.score: state value, differentiable"),
@@ -57,6 +68,10 @@ FIELDS: dict[str, tuple[str, str]] = {  # name -> (shape, who usually fills it)
     "truncated": (DECISION, "the domain's roll-out or the dataset"),
     "advantage": (DECISION, "an advantage part"),
     "returns": (DECISION, "an advantage part (gae, mc)"),
+    "cost_advantage": (DECISION, "advantage part gae_with_cost"),
+    "cost_returns": (DECISION, "advantage part gae_with_cost"),
+    "episode_cost": (WHOLE, "advantage part gae_with_cost: what an episode costs on the average"),
+    "episode_length": (WHOLE, "advantage part gae_with_cost: decisions in an episode on the average"),
     "weight": (DECISION, "a selection part"),
     "divisor": (WHOLE, "a selection part, or the reduction"),
     "unit_divisor": (WHOLE, "the method: rows or pairs in the whole minibatch, for row- and pair-level losses"),
@@ -246,7 +261,7 @@ class Batch:
 
     @staticmethod
     def cat(batches: Sequence["Batch"]) -> "Batch":
-        """Rows of all batches, padded to the longest; only the fields that all of them have; pairs re-numbered."""
+        """Rows of all batches, padded to the longest; only what all of them have; pairs re-numbered."""
         decisions = max(b._rows["mask"].shape[1] for b in batches)
         context = max(_context_width(b._rows) for b in batches)
         common = set.intersection(*(set(b) for b in batches))
@@ -327,7 +342,8 @@ def each_leaf(rows: Rows, change: Callable[[Tensor], Tensor]) -> Rows:
 
 def _joined(values: list[Any]) -> Any:
     if isinstance(values[0], dict):
-        return {name: torch.cat([value[name] for value in values]) for name in values[0]}
+        shared = [name for name in values[0] if all(name in value for value in values)]
+        return {name: torch.cat([value[name] for value in values]) for name in shared}
     return torch.cat(values)
 
 

@@ -26,8 +26,11 @@ GROUPS = ("method", "domain", "task", "model")
 # Sections whose keys are checked by whoever reads them: parts know their hyper-parameters, a simulator its options.
 OPEN_SECTIONS = (
     "method", "task.data_options", "task.env_kwargs", "task.demonstrations", "task.preferences", "task.pretrain",
-    "task.verifier", "task.overrides", "model.lora",
+    "task.verifier", "task.overrides", "task.perturb", "task.simulator", "task.expert_data", "model.lora",
 )  # fmt: skip
+
+# sources that take the defaults and budgets of another
+SAME_DEFAULTS = {"expert_mix": "offline", "goal_replay": "replay"}
 
 
 def compose(overrides: Sequence[str]) -> dict[str, Any]:
@@ -37,7 +40,7 @@ def compose(overrides: Sequence[str]) -> dict[str, Any]:
     task = group_config("task", chosen["task"]) if "task" in chosen else None
     domain_name = chosen.get("domain") or (task or {}).get("domain") or _first_domain(groups["method"])
     groups["domain"] = group_config("domain", domain_name)
-    groups["task"] = task or group_config("task", groups["domain"]["default_task"])
+    groups["task"] = task or _default_task(groups)
     model = chosen.get("model") or groups["task"].get("default_model") or groups["domain"]["default_model"]
     groups["model"] = group_config("model", model)
     if groups["task"].get("domain", domain_name) != groups["domain"]["name"]:
@@ -56,6 +59,16 @@ def compose(overrides: Sequence[str]) -> dict[str, Any]:
     if config.out is None:
         config.out = f"out/{config.method.name}/{config.task.name.replace('/', '-')}/seed_{config.seed}"
     return _plain(config)
+
+
+def _default_task(groups: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The task that the method names for want of another (`default_task`), where the domain has it, or the domain's."""
+    own = groups["method"].get("default_task")
+    if own is not None:
+        task = group_config("task", str(own))
+        if task.get("domain", groups["domain"]["name"]) == groups["domain"]["name"]:
+            return task
+    return group_config("task", groups["domain"]["default_task"])
 
 
 COUNTS = ("seed", "evaluations", "evaluation_episodes", "checkpoints", "logs", "threads")
@@ -145,6 +158,12 @@ def _split(overrides: Sequence[str]) -> tuple[dict[str, str], list[tuple[str, An
     return chosen, values
 
 
+def values_of(arguments: Sequence[str]) -> dict[str, Any]:
+    """`key=value` arguments that are no part of a configuration, with values read as in overrides."""
+    chosen, values = _split(arguments)
+    return {**chosen, **{key: value for key, value, _ in values}}
+
+
 def _first_domain(method: Mapping[str, Any]) -> str:
     domains = method.get("domains") or ["control"]
     return str(domains[0])
@@ -165,7 +184,8 @@ def _layered_method(groups: Mapping[str, Mapping[str, Any]]) -> DictConfig | Lis
 
 def _source_name(method: Mapping[str, Any]) -> str:
     source = method.get("source") or {}
-    return str(source if isinstance(source, str) else source.get("name", "online"))
+    name = str(source if isinstance(source, str) else source.get("name", "online"))
+    return SAME_DEFAULTS.get(name, name)
 
 
 def _fill_budget(config: Any, groups: Mapping[str, Mapping[str, Any]]) -> None:

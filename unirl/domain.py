@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import nn
 
 from unirl.batch import Batch
+from unirl.errors import UserError
 
 # What `Domain.score` may be asked for. The detached fields are computed once per batch, before the update; the
 # others are differentiable and computed anew for every minibatch. A dotted name asks for one entry of a nested field.
@@ -14,13 +15,16 @@ from unirl.batch import Batch
 DETACHED = frozenset(
     {
         *("old_logp", "anchor_logp", "value", "next_value", "target_value", "next_target_value"),
-        *("next_q", "next_q_std", "next_logp", "target_q_data", "estimate"),
+        *("next_q", "next_q_std", "next_logp", "next_policy_action", "next_online_q", "target_q_data", "estimate"),
     }
 )
 DIFFERENTIABLE = frozenset(
     {
-        *("logp", "entropy", "sample_logp", "sample_anchor_logp", "policy_action", "anchor_kl"),
-        *("value_pred", "value_pred_std", "next_value_pred", "q", "q_std", "q_data", "q_data_std", "model"),
+        *("sample_logp_parts", "sample_anchor_logp_parts"),
+        *("router", "expert_q", "expert_logp", "expert_own_logp"),
+        *("logp", "entropy", "sample_logp", "sample_anchor_logp", "policy_action", "anchor_kl", "kl_from_anchor"),
+        *("value_pred", "value_pred_std", "next_value_pred", "next_target_q_pred"),
+        *("q", "q_std", "q_data", "q_data_std", "model"),
     }
 )
 
@@ -40,15 +44,17 @@ class QSpec:
     action half-range; `target_policy`: the next action comes from a slowly moving copy of the policy, which moves by
     the same `tau`. `atoms`: numbers per head that stand for its distribution of returns (quantiles, nodes); the
     domain's fields hold them as heads * atoms heads, atom by atom. `std`: every head also predicts a standard
-    deviation, in the fields `..._std`. `layer_norm`, `dropout`: of the hidden layers.
+    deviation, in the fields `..._std`. `layer_norm`, `dropout`: of the hidden layers. `batch_norm`: inputs and hidden
+    layers are normalised over the batch. `tau`: speed of the target copies; None: there are none.
     """
 
     heads: int = 2
     atoms: int = 1
     std: bool = False
     layer_norm: bool = False
+    batch_norm: bool = False
     dropout: float = 0.0
-    tau: float = 0.005
+    tau: float | None = 0.005
     smoothing_std: float = 0.0
     smoothing_clip: float = 0.5
     target_policy: bool = False
@@ -109,6 +115,14 @@ def _union(first: Any, second: Any) -> Any:
 def role_of(loss: str) -> str:
     """Whose parameters a loss trains: what stands before the slash in `value/backward`."""
     return loss.partition("/")[0]
+
+
+def model_and_options(given: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """An auxiliary model as a part names it, `nearest_action` or `{name: nearest_action, beta: 2}`."""
+    options = {"name": given} if isinstance(given, str) else dict(given)
+    if "name" not in options:
+        raise UserError(f"a model is given as a name or as {{name: ..., hyper-parameters}}, not {given!r}")
+    return str(options.pop("name")), options
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from unirl.registry import make
 
 KEYS = frozenset(
     {
-        *("name", "entry", "entries", "domains", "paper", "summary", "notes", "per_domain"),
+        *("name", "entry", "entries", "domains", "default_task", "paper", "summary", "notes", "per_domain"),
         *("source", "rewards", "advantage", "selection", "objective", "regularizers", "critic", "reduce"),
-        *("anchors", "policy", "update"),
+        *("anchors", "policy", "constraints", "update"),
     }
 )
 
@@ -36,7 +36,8 @@ class Method:
 
     Losses are named by what they train: `value`, `q` and auxiliary models (critics, in the order of the
     configuration), `policy` (objective + regularizers), `temperature` (learned coefficients). Two losses of the same
-    parameters that the update must tell apart are named after a slash, `value/backward`. Anchors map a name to how
+    parameters that the update must tell apart are named after a slash, `value/backward`; `constraints` are such losses
+    of the policy, `policy/NAME`, that a gradient rule holds the step to. Anchors map a name to how
     often it is refreshed: `every` iterations (None: once, before training), with exponential `decay`; or to the `file`
     of a policy made elsewhere, a teacher or an opponent that never changes.
     """
@@ -48,6 +49,7 @@ class Method:
     advantage: tuple[Any, ...] = ()
     selection: tuple[Any, ...] = ()
     terms: tuple[Term, ...] = ()
+    constraints: Mapping[str, Any] = field(default_factory=dict)
     critics: tuple[Any, ...] = ()
     anchors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     policy: Mapping[str, Any] | None = None
@@ -72,6 +74,7 @@ class Method:
             advantage=_parts("advantage", config.get("advantage")),
             selection=_parts("selection", config.get("selection")),
             terms=tuple(_term(entry, info) for entry in _as_list(config.get("regularizers"))),
+            constraints={k: _part("regularizer", v) for k, v in (config.get("constraints") or {}).items()},
             critics=_parts("critic", config.get("critic")),
             anchors={k: dict(v or {}) for k, v in (config.get("anchors") or {}).items()},
             policy=_named_options("policy", config.get("policy")),
@@ -84,6 +87,7 @@ class Method:
     def parts(self) -> tuple[Any, ...]:
         """Every part, in the order in which a batch meets them."""
         penalties = tuple(term.penalty for term in self.terms) + tuple(term.coefficient for term in self.terms)
+        penalties += tuple(self.constraints.values())
         return (*self.rewards, *self.advantage, *self.selection, *self.critics, self.objective, *penalties, self.reduce)
 
     @property
@@ -107,7 +111,7 @@ class Method:
         """Names of the losses: critics first, then the policy, then learned coefficients."""
         critics = dict.fromkeys(critic.loss_name for critic in self.critics)
         learned = ("temperature",) if self.parameters("temperature") else ()
-        return (*critics, "policy", *learned)
+        return (*critics, "policy", *(f"policy/{name}" for name in self.constraints), *learned)
 
     @cached_property
     def prepares_with(self) -> frozenset[str]:
@@ -132,6 +136,7 @@ class Method:
         readers: list[Any] = [critic for critic in self.critics if critic.loss_name in names]
         if "policy" in names:
             readers += [self.objective, *(term.penalty for term in self.terms)]
+        readers += [part for name, part in self.constraints.items() if f"policy/{name}" in names]
         if "temperature" in names:
             readers += [term.coefficient for term in self.terms]
         return readers
@@ -179,6 +184,9 @@ class Method:
                 computed[critic.loss_name] = computed.get(critic.loss_name, 0.0) + loss
         if "policy" in names:
             computed["policy"] = self._policy_loss(batch)
+        for name, constraint in self.constraints.items():
+            if f"policy/{name}" in names:
+                computed[f"policy/{name}"] = self._reduced(constraint(batch), batch)
         if "temperature" in names:
             learned = [term.coefficient for term in self.terms if term.coefficient.parameters()]
             computed["temperature"] = self._reduced(sum(coefficient.loss(batch) for coefficient in learned), batch)
@@ -247,7 +255,7 @@ class Method:
                 raise UserError(
                     f"anchor '{name}' comes from a file and never changes; `every` and `decay` do not apply"
                 )
-        nested = ("anchor_logp", "anchor_kl", "sample_anchor_logp")
+        nested = ("anchor_logp", "anchor_kl", "kl_from_anchor", "sample_anchor_logp", "sample_anchor_logp_parts")
         for part in self.parts:
             for name in _reads(part):
                 head, _, anchor = name.partition(".")

@@ -6,15 +6,15 @@ ROWS, EPISODE = 100_000, 1000
 OBSERVATION, ACTION = 11, 3
 
 
-def arrays() -> dict[str, np.ndarray]:
+def arrays(rows: int = ROWS) -> dict[str, np.ndarray]:
     """The arrays of a D4RL file."""
     draw = np.random.default_rng(0)
-    observations = draw.normal(size=(ROWS, OBSERVATION)).astype(np.float32)
+    observations = draw.normal(size=(rows, OBSERVATION)).astype(np.float32)
     return {
         "observations": observations,
         "next_observations": np.roll(observations, -1, axis=0),
-        "actions": draw.uniform(-1, 1, (ROWS, ACTION)).astype(np.float32),
-        "rewards": draw.normal(size=ROWS).astype(np.float32),
-        "terminals": np.zeros(ROWS, dtype=bool),
-        "timeouts": np.arange(ROWS) % EPISODE == EPISODE - 1,
+        "actions": draw.uniform(-1, 1, (rows, ACTION)).astype(np.float32),
+        "rewards": draw.normal(size=rows).astype(np.float32),
+        "terminals": np.zeros(rows, dtype=bool),
+        "timeouts": np.arange(rows) % EPISODE == EPISODE - 1,
     }

@@ -1,7 +1,7 @@
 """unirl's side: any run, iteration by iteration. `unirl_train.py CHUNK UNIT WARM_UP key=value ...`
 
 UNIT is `samples` (decisions in the world) or `iterations` (one source batch each); WARM_UP iterations come before the
-first chunk. `{folder}` in a value is a folder with a `hopper.hdf5` of random transitions.
+first chunk. `{folder}` in a value is a folder with a `hopper.hdf5` of random transitions, or `hopper_million.hdf5`.
 """
 
 import sys
@@ -16,13 +16,16 @@ from unirl.config import compose
 from unirl.run import build, versions
 from unirl.trainer.loop import Trainer
 
+FILES = {"hopper.hdf5": hopper_data.ROWS, "hopper_million.hdf5": 1_000_000}
+
 
 def trainer_of(overrides: list[str], folder: Path) -> Trainer:
     """The run that the overrides describe."""
-    if any("hopper.hdf5" in word for word in overrides):
-        with h5py.File(folder / "hopper.hdf5", "w") as file:
-            for name, values in hopper_data.arrays().items():
-                file[name] = values
+    for name, rows in FILES.items():
+        if any(name in word for word in overrides):
+            with h5py.File(folder / name, "w") as file:
+                for key, values in hopper_data.arrays(rows).items():
+                    file[key] = values
     return build(compose([*(word.format(folder=folder) for word in overrides), f"out={folder}/run"]), None)
 
 

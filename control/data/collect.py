@@ -62,6 +62,7 @@ def run_policy(folder: Path | str) -> PolicyFunction:
     domain: Any = trainer.domain
     if domain.info.name != "control":
         raise UserError(f"{folder} is a run of domain '{domain.info.name}'; data is collected from control runs")
+    domain.check_acts_on_observations_alone()
     actor = PolicyActor(domain.policy, domain.generator, domain.device)
 
     def act(observation: Array) -> Array:
@@ -85,8 +86,11 @@ def policy_function(policy: str | PolicyFunction, environment: Env, seed: int = 
     if Path(policy).suffix == ".zip":
         return SB3Policy(policy)
     if policy in names("expert"):
-        expert: PolicyFunction = make("expert", policy)
-        return expert
+        expert = make("expert", policy)
+        if hasattr(expert, "bind"):
+            expert.bind(environment.unwrapped)
+        chosen: PolicyFunction = expert
+        return chosen
     raise UserError(
         f"unknown policy '{policy}'; give random, a run folder, a Stable-Baselines3 .zip "
         f"or a scripted expert: {', '.join(names('expert'))}"

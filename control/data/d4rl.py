@@ -105,13 +105,16 @@ def _copy(response: BinaryIO, file: Any, name: str, size: int) -> None:
             progress.advance(bar, len(block))
 
 
-def read_d4rl(path: Path | str, memmap_above: int = MEMMAP_ABOVE, cache: Path | None = None) -> Transitions:
+def read_d4rl(
+    path: Path | str, memmap_above: int = MEMMAP_ABOVE, cache: Path | None = None, rewards: bool = True
+) -> Transitions:
     """Read a file of D4RL's layout.
 
     Keys: `observations`, `actions`, `rewards`, `terminals`, and at least one of `timeouts` and `next_observations`.
     Where `next_observations` is absent it is the next row's observation; the last row of an episode that did not
     terminate is dropped, because its next observation was not recorded, and the row before it becomes the cut. Where
-    `timeouts` is absent an episode ends where an observation does not continue the row before.
+    `timeouts` is absent an episode ends where an observation does not continue the row before. With `rewards` false
+    they may be absent too, and are then 0.
 
     Data above `memmap_above` bytes is unpacked once into `cache` (default `$XDG_CACHE_HOME/unirl/d4rl`, else
     `~/.cache/unirl/d4rl`) and memory-mapped, copy on write. Raises `UserError` for a missing, truncated or foreign
@@ -122,7 +125,7 @@ def read_d4rl(path: Path | str, memmap_above: int = MEMMAP_ABOVE, cache: Path | 
         raise UserError(f"data file {path} does not exist (task.data= takes a D4RL-layout .hdf5 file)")
     try:
         with h5py.File(path, "r") as file:
-            _check_layout(file, path)
+            _check_layout(file, path, rewards)
             size = sum(file[key].size * 4 for key in ("observations", "actions")) * 2
             if size <= memmap_above:
                 return _read(file, path.name, lambda _, shape, kind: np.empty(shape, kind))
@@ -135,10 +138,17 @@ def _first_line(error: BaseException) -> str:
     return str(error).split("\n")[0]
 
 
-def _check_layout(file: h5py.File, path: Path) -> None:
+def _check_layout(file: h5py.File, path: Path, rewards: bool) -> None:
     missing = [key for key in _REQUIRED if not isinstance(file.get(key), h5py.Dataset)]
     if "timeouts" not in file and "next_observations" not in file:
         missing.append("timeouts")
+    if not rewards and "rewards" in missing:
+        missing.remove("rewards")
+    if missing == ["rewards"]:
+        raise UserError(
+            f"{path.name} records no rewards, which this method learns from; imitation (method=recoil, smodice, "
+            "iq_learn_offline, or bc with method.source.data.rewards=false) does without"
+        )
     if missing:
         found = ", ".join(sorted(file)) or "nothing"
         raise UserError(f"{path.name}: key '{missing[0]}' is missing, D4RL's layout has it; the file holds {found}")
@@ -148,6 +158,12 @@ def _check_layout(file: h5py.File, path: Path) -> None:
     for key in (*_REQUIRED, "timeouts", "next_observations"):
         if key in file and file[key].shape[0] != count:
             raise UserError(f"{path.name}: {key} has {file[key].shape[0]:,} rows, observations has {count:,}")
+    for key in (*_REQUIRED, "timeouts", "next_observations"):
+        if key in file and file[key].dtype.kind not in "biuf":
+            raise UserError(f"{path.name}: {key} are not numbers but {file[key].dtype}")
+    for key in ("rewards", "terminals", "timeouts"):
+        if key in file and file[key].size != count:
+            raise UserError(f"{path.name}: {key} has shape {file[key].shape}; one number for each row is needed")
     for key in ("observations", "actions"):
         if file[key].ndim != 2:
             raise UserError(f"{path.name}: {key} has shape {file[key].shape}; [rows, dimensions] is needed")
@@ -185,6 +201,8 @@ def _read(file: h5py.File, where: str, allocate: Allocate) -> Transitions:
 
 def _values(file: h5py.File, key: str, rows: slice) -> Any:
     """A chunk of a key as float32; `next_observations` from the following rows where it was not recorded."""
+    if key == "rewards" and key not in file:
+        return np.zeros(rows.stop - rows.start, dtype=np.float32)
     if key == "rewards":
         return file[key][rows].reshape(-1).astype(np.float32)
     if key in file:
@@ -197,8 +215,8 @@ def _values(file: h5py.File, key: str, rows: slice) -> Any:
 
 def _boundaries(file: h5py.File) -> tuple[Bools, Bools, Bools]:
     """Terminals, timeouts (not set where terminal), and which rows can be used, [M] each."""
-    terminals = file["terminals"][:].reshape(-1).astype(bool)
-    timeouts = file["timeouts"][:].reshape(-1).astype(bool) if "timeouts" in file else _discontinuities(file)
+    terminals = _flags(file, "terminals")
+    timeouts = _flags(file, "timeouts") if "timeouts" in file else _discontinuities(file)
     timeouts &= ~terminals
     keep = np.ones_like(terminals)
     if "next_observations" not in file:
@@ -210,6 +228,14 @@ def _boundaries(file: h5py.File) -> tuple[Bools, Bools, Bools]:
     if not keep.any():
         raise UserError("no transition can be used: every episode has one row and no next observation")
     return terminals, timeouts, keep
+
+
+def _flags(file: h5py.File, key: str) -> Bools:
+    """A key as one flag for each row; raises `UserError` for NaN, which is neither."""
+    values = file[key][:].reshape(-1)
+    check_finite(values, key.removesuffix("s"), Path(file.filename).name)
+    flags: Bools = values.astype(bool)
+    return flags
 
 
 def _discontinuities(file: h5py.File) -> Bools:

@@ -39,9 +39,15 @@ class DataOptions:
     `normalize_reward`: r * 1000 / (largest - smallest episode return) (IQL, locomotion); afterwards
     `reward_scale` * r + `reward_shift` (IQL on antmaze: shift -1).
     `gamma`: fill `returns` with the discounted return to go of these rewards.
+    `next_action`: fill `next_reference_action`, the action recorded one row later (0 where the episode ends).
     `clip_actions`: clip to the environment's range instead of refusing.
     `observation_columns`: keep this many leading dimensions.
+    `relabel`: goals in hindsight, see `unirl.control.data.goals`; `goal_columns`, `{achieved: [...], desired: [...]}`:
+    the columns of the environment's observation they stand in (None: as its dictionary space says).
+    `ask`, `context`: for a policy that is asked for a return (see `unirl.control.asked_return`), or that looks back on
+    so many decisions; the domain sets both as the method's policy is.
     `memmap_above`: bytes above which an HDF5 file is memory-mapped.
+    `rewards`: whether the method learns from rewards; if not, a file may lack them and batches hold none.
     """
 
     normalize_observation: bool = False
@@ -49,9 +55,15 @@ class DataOptions:
     reward_scale: float = 1.0
     reward_shift: float = 0.0
     gamma: float | None = None
+    next_action: bool = False
     clip_actions: bool = False
     observation_columns: int | None = None
+    relabel: Mapping[str, Any] | None = None
+    ask: str | None = None
+    context: int | None = None
+    goal_columns: Mapping[str, Any] | None = None
     memmap_above: int = MEMMAP_ABOVE
+    rewards: bool = True
 
     def __post_init__(self) -> None:
         if self.gamma is not None and not 0.0 <= self.gamma <= 1.0:
@@ -155,6 +167,12 @@ class TransitionDataset:
         episode = np.searchsorted(upto, drawn, side="right")
         return self._segments_at(self._starts[episode] + drawn - (upto - places)[episode], length)
 
+    def states_and_actions(self) -> tuple[Tensor, Tensor]:
+        """All observations and actions as batches hold them, [M, O] and [M, A], in the order of the recording."""
+        if not self.options.normalize_observation:
+            return self._observation, self._action
+        return (self._observation - self.observation_mean) / self.observation_scale, self._action
+
     def summary(self) -> dict[str, float]:
         """Facts about the data: counts, returns as recorded, D4RL's normalised score where the task has one."""
         returns, lengths = self.episode_returns, self._lengths
@@ -231,14 +249,20 @@ class TransitionDataset:
                 "action": action,
                 "next_observation": pick(self._next_observation, normalize),
             },
-            reward=pick(self._reward),
+            reward=pick(self._reward) if self.options.rewards else None,
             terminated=pick(self._terminated),
             truncated=pick(self._truncated),
             reference_action=action,
+            next_reference_action=self._next_action(index) if self.options.next_action else None,
             returns=None if self._returns is None else pick(self._returns),
             score=score,
             source=torch.full((len(index),), DEMONSTRATION) if source is None else source,
         )
+
+    def _next_action(self, index: Tensor) -> Tensor:
+        """The action that was recorded one row later, [N, T, A], 0 where the episode ends with the row."""
+        follows = ~(_pick(self._terminated, index) | _pick(self._truncated, index))
+        return _pick(self._action, (index + 1).clamp(max=len(self) - 1)) * follows.unsqueeze(-1)
 
 
 def returns_to_go(rewards: Floats, starts: NDArray[np.int64], lengths: NDArray[np.int64], gamma: float) -> Floats:
@@ -260,24 +284,27 @@ def load_dataset(task: Mapping[str, Any], *, seed: int, domain: Any) -> Transiti
 
     `task["data"]`: a D4RL-layout file, `d4rl/<name>` for a public D4RL dataset, a Minari id or folder, or null, in
     which case `task["expert"]` names a scripted expert that demonstrates (`task["demonstrations"]`: `episodes`, default
-    20, and `noise`, a standard deviation in units of the action half-range, default 0). `domain` offers
-    `set_observation_statistics(mean, std)` [O], called when observations are normalised.
+    20, `noise`, a standard deviation in units of the action half-range, default 0, and `env_kwargs` laid over the
+    task's). `domain` offers `set_observation_statistics(mean, std)` [O], called when observations are normalised.
 
     Raises `UserError` where there is no data and where it does not fit the environment.
     """
+    from unirl.control.data.presentation import presentation
+
     options, env = DataOptions.of(task.get("data_options")), str(task["env"])
     environment = make_continuous(task)
     states: Any = environment.observation_space
     actions: Any = environment.action_space
     low, high = actions.low, actions.high
-    data = _recorded(task, environment, options, seed)
+    data = _leading_columns(_recorded(task, environment, options, seed), options.observation_columns)
+    options = replace(options, observation_columns=None)
     where = Path(str(task.get("data") or task.get("expert"))).name
-    columns = options.observation_columns or data.observations.shape[1]
-    check_sizes((columns, data.actions.shape[1]), (states.shape[0], len(low)), where, env)
+    data, make = presentation(data, options, environment)
+    check_sizes((data.observations.shape[1], data.actions.shape[1]), (states.shape[0], len(low)), where, env)
     environment.close()
     if not options.clip_actions:
         check_range(data.actions, low, high, where, env)
-    dataset = TransitionDataset(data, options, seed=seed, env=env, action_low=low, action_high=high)
+    dataset = make(data, options, seed=seed, env=env, action_low=low, action_high=high)
     if options.normalize_observation:
         domain.set_observation_statistics(dataset.observation_mean, dataset.observation_scale)
     return dataset
@@ -285,26 +312,32 @@ def load_dataset(task: Mapping[str, Any], *, seed: int, domain: Any) -> Transiti
 
 def _recorded(task: Mapping[str, Any], environment: Any, options: DataOptions, seed: int) -> Transitions:
     if task.get("data") is not None:
-        return read_data(str(task["data"]), options.memmap_above)
+        return read_data(str(task["data"]), options.memmap_above, options.rewards)
     if task.get("expert") is None:
         raise UserError(
             f"task {task['env']} has no recorded data; give it with task.data=FILE.hdf5, "
             "task.data=d4rl/hopper-medium-v2 or a Minari id such as task.data=mujoco/hopper/medium-v0"
         )
     wanted = {"episodes": 20, "noise": 0.0, **(task.get("demonstrations") or {})}
+    if wanted.get("env_kwargs"):
+        own = {**(task.get("env_kwargs") or {}), **wanted["env_kwargs"]}
+        environment = make_continuous({**task, "env_kwargs": own})
     expert = policy_function(str(task["expert"]), environment, seed)
     return gather(environment, expert, episodes=int(wanted["episodes"]), noise=float(wanted["noise"]), seed=seed)
 
 
-def read_data(source: str, memmap_above: int = MEMMAP_ABOVE) -> Transitions:
-    """Transitions of a D4RL-layout file, `d4rl/<name>`, a Minari folder or a Minari id."""
+def read_data(source: str, memmap_above: int = MEMMAP_ABOVE, rewards: bool = True) -> Transitions:
+    """Transitions of a D4RL-layout file, `d4rl/<name>`, a Minari folder or a Minari id.
+
+    Without `rewards` a file may lack them.
+    """
     path = Path(source).expanduser()
     if path.is_dir():
         return read_minari_folder(path)
     if path.is_file() or path.suffix in (".hdf5", ".h5"):
-        return read_d4rl(path, memmap_above)
+        return read_d4rl(path, memmap_above, rewards=rewards)
     if source.startswith("d4rl/"):
-        return read_d4rl(find_d4rl(source.removeprefix("d4rl/")), memmap_above)
+        return read_d4rl(find_d4rl(source.removeprefix("d4rl/")), memmap_above, rewards=rewards)
     if is_minari_id(source):
         return read_minari(source)
     raise UserError(

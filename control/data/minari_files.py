@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ def _transitions(dataset: Any, where: str) -> Transitions:
     """All episodes in order; every episode holds one observation more than it has actions."""
     columns: dict[str, list[Any]] = {key: [] for key in Transitions.__dataclass_fields__}
     for episode in dataset.iterate_episodes():
-        observations, actions = episode.observations, episode.actions
+        observations, actions = _side_by_side(episode.observations), episode.actions
         if not (isinstance(observations, np.ndarray) and observations.ndim == 2 and np.ndim(actions) == 2):
             raise UserError(f"{where}: observations and continuous actions must be plain vectors for control tasks")
         if len(observations) != len(actions) + 1:
@@ -85,6 +85,13 @@ def _transitions(dataset: Any, where: str) -> Transitions:
     for key in ("observations", "actions", "rewards", "next_observations"):
         check_finite(getattr(data, key), key.removesuffix("s"), where)
     return data
+
+
+def _side_by_side(observations: Any) -> Any:
+    """The vectors of a dictionary (goal environments) as one, ordered by name as in gymnasium; others as they are."""
+    if isinstance(observations, Mapping) and all(np.ndim(part) == 2 for part in observations.values()):
+        return np.concatenate([observations[name] for name in sorted(observations)], axis=1)
+    return observations
 
 
 def write_minari(data: Transitions, dataset_id: str, environment: gym.Env[Any, Any], policy: str = "") -> None:

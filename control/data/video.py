@@ -28,6 +28,7 @@ def record(
     width: int = 480,
     height: int = 480,
     env_kwargs: Mapping[str, Any] | None = None,
+    perturb: Mapping[str, Any] | None = None,
     max_steps: int | None = None,
 ) -> Path:
     """Play `episodes` with `act` (observations [B, O] -> actions [B, A]) and write an mp4. Returns its path.
@@ -44,7 +45,9 @@ def record(
         raise UserError(f"video file {out} must end in .mp4")
     out.parent.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("MUJOCO_GL", "egl")
-    with closing(_environment(env_id, env_kwargs, width, height)) as environment:
+    with closing(
+        _environment({"env": env_id, "env_kwargs": env_kwargs, "perturb": perturb}, width, height)
+    ) as environment:
         rate = float(environment.metadata.get("render_fps") or _USUAL_RATE)
         frames = _frames(environment, act, episodes, seed, max_steps)
         first = next(frames)  # rendering fails here, before a file is made
@@ -52,8 +55,7 @@ def record(
     return out
 
 
-def _environment(env_id: str, env_kwargs: Mapping[str, Any] | None, width: int, height: int) -> Env:
-    task = {"env": env_id, "env_kwargs": env_kwargs}
+def _environment(task: Mapping[str, Any], width: int, height: int) -> Env:
     with closing(make_env(task)) as plain:
         size = {"width": width, "height": height} if isinstance(plain.unwrapped, MujocoEnv) else {}
     return make_env(task, render_mode="rgb_array", **size)

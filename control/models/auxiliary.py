@@ -6,6 +6,10 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    import torch
+
+    from unirl.control.acting import Actor
+    from unirl.control.data.dataset import TransitionDataset
     from unirl.control.domain import ControlDomain
     from unirl.control.score import Scorer
 
@@ -21,6 +25,17 @@ class AuxiliaryModel(nn.Module):
 
     def build(self, domain: "ControlDomain") -> None:
         """Make the networks, from the domain's seed; called once, when the domain is built."""
+
+    def fit(self, data: "TransitionDataset") -> None:
+        """Look at the recorded data as the method sees it; called whenever the domain has opened it."""
+
+    def next_action(self, scorer: "Scorer") -> Tensor | None:
+        """The action at the next state that targets use in place of the policy's own, [N, T, A]; None: the policy's."""
+        return None
+
+    def actor(self, domain: "ControlDomain", generator: "torch.Generator") -> "Actor | None":
+        """Who acts in the policy's place, in roll-outs and evaluations; None: the policy."""
+        return None
 
     def quantity(self, name: str) -> "Callable[[Scorer], Tensor]":
         """The method that computes a quantity."""

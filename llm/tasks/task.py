@@ -1,5 +1,6 @@
 """A task: problems turned into token ids, and completions into rewards."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -117,17 +118,23 @@ class Task:
 
         `accuracy`: the verifier's verdict; `format`: 1 where the completion is well-formed; `length`: in tokens; one
         more for each function of `task.reward`, by its name. `score` is the sum of the functions where there are any,
-        else the accuracy, else 0: without `has_reward` it is for a reward model or an annotator to fill.
+        else the accuracy, else 0: without `has_reward` it is for a reward model or an annotator to fill. Where a
+        function fails for a row and may skip it, its value is the mean of the other rows of the same prompt (of all
+        rows, if there are none), so that the row neither gains nor loses by it, and `<name>_failed` is 1.
         """
         found = {"length": [float(len(ids)) for ids in completion_ids]}
         for name, verifier in (("accuracy", self._verifier), ("format", self._form)):
             if verifier is not None:
-                pairs = zip(prompts, completions, strict=True)
-                found[name] = [float(verifier(text, prompt.reference)) for prompt, text in pairs]
+                found[name] = _verdicts(verifier, completions, [prompt.reference for prompt in prompts])
         if not self._rewards:
             return {"score": found.get("accuracy", [0.0] * len(prompts)), **found}
         columns = _columns(prompts, completions, completion_ids)
         own = {function.name: function(columns, len(prompts)) for function in self._rewards}
+        for function in self._rewards:
+            if function.on_failure == "skip":
+                values = own[function.name]
+                found[f"{function.name}_failed"] = [float(math.isnan(value)) for value in values]
+                own[function.name] = _neutral(values, [prompt.prompt_id for prompt in prompts])
         return {"score": [sum(row) for row in zip(*own.values(), strict=True)], **found, **own}
 
     def state_dict(self) -> dict[str, Any]:
@@ -185,7 +192,8 @@ def make_task(task_config: Mapping[str, Any], tokenizer: "PreTrainedTokenizerBas
 
     Keys: `name` and the options of that problem set; `max_new_tokens`; `max_prompt_tokens` (no limit); `verifier`, a
     name or `{name: ..., hyper-parameters}` (the problem set's); `format`, a pattern (the problem set's); `reward`, one
-    or several of module:function or file.py:function. Raises `UserError` for wrong names or values.
+    or several of module:function, file.py:function, or
+    `{function: ..., timeout: ..., on_failure: ...}`. Raises `UserError` for wrong names or values.
     """
     problems = make_problems(task_config)
     facts = problems.facts
@@ -200,7 +208,7 @@ def make_task(task_config: Mapping[str, Any], tokenizer: "PreTrainedTokenizerBas
         max_prompt_tokens=None if longest is None else _positive("max_prompt_tokens", longest),
         verifier=_verifier(verifier) if verifier else None,
         form=make("verifier", "format", pattern=form) if form else None,
-        rewards=[load_reward_function(spec) for spec in _names(task_config.get("reward"))],
+        rewards=[load_reward_function(spec) for spec in _several(task_config.get("reward"))],
     )
 
 
@@ -212,10 +220,29 @@ def _verifier(config: str | Mapping[str, Any]) -> Verifier:
     return made
 
 
-def _names(reward: str | Sequence[str] | None) -> list[str]:
+def _several(reward: Any) -> list[Any]:
     if reward is None:
         return []
-    return [reward] if isinstance(reward, str) else [str(spec) for spec in reward]
+    return [reward] if isinstance(reward, str | Mapping) else list(reward)
+
+
+def _verdicts(verifier: Verifier, completions: Sequence[str], references: Sequence[str]) -> list[float]:
+    """One verdict per row; a verifier that can give many at a time does."""
+    many = getattr(verifier, "score_all", None)
+    if many is not None:
+        return [float(value) for value in many(completions, references)]
+    return [float(verifier(text, reference)) for text, reference in zip(completions, references, strict=True)]
+
+
+def _neutral(values: Sequence[float], prompt_ids: Sequence[int]) -> list[float]:
+    """The values, NaN replaced by the mean of the others of the same prompt, or of all others."""
+    known = [(prompt, value) for prompt, value in zip(prompt_ids, values, strict=True) if not math.isnan(value)]
+
+    def mean(prompt: int) -> float:
+        same = [value for other, value in known if other == prompt] or [value for _, value in known]
+        return sum(same) / len(same)
+
+    return [mean(prompt) if math.isnan(x) else x for x, prompt in zip(values, prompt_ids, strict=True)]
 
 
 def _positive(key: str, value: Any) -> int:

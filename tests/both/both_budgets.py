@@ -16,12 +16,13 @@ BUDGETS: dict[tuple[str, str], list[str]] = {
     ("reinforce", "control"): ["samples=60000"],
     ("ppo", "control"): ["samples=16384"],
     ("grpo", "control"): ["samples=30000"],
-    ("mdpo", "control"): ["samples=32768"],
+    ("mdpo", "control"): ["samples=32768", "method.update.lr=1e-3"],
     ("awr", "control"): ["samples=20480"],
     ("bc", "control"): ["iterations=2000"],
     ("dpo", "control"): ["iterations=400"],
     ("ipo", "control"): ["iterations=400"],
     ("inpo", "control"): ["samples=40000"],
+    ("best_of_n", "control"): ["samples=30000"],
     ("reinforce", "llm"): ["iterations=25"],
     ("ppo", "llm"): ["iterations=15"],
     ("grpo", "llm"): ["iterations=20"],
@@ -31,6 +32,7 @@ BUDGETS: dict[tuple[str, str], list[str]] = {
     ("dpo", "llm"): ["iterations=150"],
     ("ipo", "llm"): ["iterations=150"],
     ("inpo", "llm"): ["iterations=20"],
+    ("best_of_n", "llm"): ["iterations=15"],
 }
 METHODS = sorted({method for method, _ in BUDGETS})
 

@@ -7,10 +7,13 @@ from torch.testing import assert_close
 
 from unirl.control import ControlDomain
 from unirl.domain import DETACHED, DIFFERENTIABLE, QSpec, Requirements, ValueSpec
+from unirl.errors import UserError
 
 ANCHORS = frozenset({"ref", "prev"})
 ON_REQUEST = {name for name in DETACHED | DIFFERENTIABLE if name.endswith("_std") or "target_value" in name}
 ON_REQUEST |= {"estimate", "model"}  # of critics with a spread or a target copy, and of auxiliary models
+ON_REQUEST |= {"router", "expert_q", "expert_logp", "expert_own_logp"}  # of a mixture, see test_069_pmoe.py
+ON_REQUEST |= {"sample_logp_parts", "sample_anchor_logp_parts"}  # of Gaussians, see below
 
 
 def domain_of(requirements: Requirements, env: str = "unirl-test/Clock-v0", policy: str = "auto") -> ControlDomain:
@@ -64,8 +67,12 @@ def test_every_field_has_its_shape_and_its_gradient(env, policy):
         leaves = dict(getattr(batch, name)) if "anchor" in name else {"": getattr(batch, name)}
         assert "anchor" not in name or set(leaves) == ANCHORS
         for leaf in leaves.values():
-            heads = (3,) if name in ("q", "q_data", "next_q", "target_q_data") else ()
-            tail = (3,) if name == "policy_action" and policy != "categorical" else ()
+            heads = (
+                (3,)
+                if name in ("q", "q_data", "next_q", "next_online_q", "next_target_q_pred", "target_q_data")
+                else ()
+            )
+            tail = (3,) if name in ("policy_action", "next_policy_action") and policy != "categorical" else ()
             assert leaf.shape == (*heads, 1, 6, *tail), name
             constant = {"deterministic": {"entropy", "sample_logp"}, "categorical": {"policy_action"}}.get(
                 policy, set()
@@ -187,3 +194,39 @@ def test_fields_that_were_not_required_are_refused(need, message):
     domain = domain_of(Requirements())
     with pytest.raises(ValueError, match=message):
         domain.score(domain.rollout(2, unit="segment"), need)
+
+
+@pytest.mark.parametrize("policy", ["gaussian", "tanh_gaussian"])
+def test_densities_of_action_dimensions_add_up_to_that_of_the_action(policy):
+    domain = both_critics("Hopper-v5", policy)
+    perturb(domain.policy)
+    need = {"sample_logp", "sample_anchor_logp.ref", "sample_logp_parts", "sample_anchor_logp_parts.ref"}
+    batch = domain.score(domain.rollout(6, unit="segment"), need)
+    assert batch.sample_logp_parts.shape == (1, 6, 3)
+    assert_close(batch.sample_logp_parts.sum(-1), batch.sample_logp, atol=1e-4, rtol=1e-4)
+    assert_close(batch.sample_anchor_logp_parts["ref"].sum(-1), batch.sample_anchor_logp["ref"], atol=1e-4, rtol=1e-4)
+    with pytest.raises(UserError, match="each action dimension needs a Gaussian policy"):
+        both_critics("Hopper-v5", "deterministic").score(batch, {"sample_logp_parts"})
+
+
+def test_a_mixture_scores_every_expert():
+    domain = domain_of(Requirements(q=QSpec(heads=2), policy="gaussian_mixture", policy_options={"experts": 4}))
+    batch = domain.score(domain.rollout(6, unit="segment"), {"router", "expert_q", "expert_logp", "next_q", "logp"})
+    assert batch.expert_q.shape == (1, 6, 4, 2)
+    assert batch.router.shape == batch.expert_logp.shape == (1, 6, 4)
+    assert_close(batch.router.sum(-1), torch.ones(1, 6))
+    assert_close(batch.logp, batch.behavior_logp)
+    batch.expert_q.sum().backward()
+    assert all(parameter.grad is None for parameter in domain.q.parameters())
+    assert domain.policy.network.weights[-1].grad.abs().sum() > 0
+
+
+def test_a_mixture_starts_with_the_spread_that_it_is_told():
+    options = {"experts": 2, "log_std_start": -1.5}
+    usual, told = (
+        domain_of(Requirements(q=QSpec(), policy="gaussian_mixture", policy_options=chosen)).policy(torch.zeros(2))
+        for chosen in ({"experts": 2}, options)
+    )
+    assert_close(told.log_std, usual.log_std - 1.5)
+    assert_close(told.mean, usual.mean)
+    assert_close(told.logits, usual.logits)

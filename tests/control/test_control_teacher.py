@@ -57,6 +57,7 @@ def test_a_policy_is_drawn_to_its_teacher(saved, tmp_path):
     words = ["method=mdpo", "task=inverted_pendulum", "iterations=6", "method.source.rows=512", "evaluations=0"]
     words += ["domain.normalize_observation=false", "domain.normalize_reward=false", f"out={tmp_path}"]
     words += ["method.regularizers.0.to=teacher", "method.regularizers.0.coef=1000.0", "method.update.lr=3e-3"]
+    words += ["method.update.actor_every=1"]
     trainer = build(compose([*words, f"method.anchors={{teacher: {{file: '{saved('PPO')}'}}}}"]), None)
     batch = trainer.domain.rollout(512, unit="segment")
 

@@ -12,6 +12,7 @@ from torch.distributions import Normal
 from torch.testing import assert_close
 
 from unirl import Batch, make
+from unirl.errors import UserError
 
 
 def exact(values: object) -> Tensor:
@@ -167,8 +168,9 @@ def test_step_size_of_the_paper_and_of_the_released_code():
 
 def test_off_policy_critics():
     # Q: r + gamma (1 - d) V_targ; V: min(Q1, Q2) - lambda log pi, both with half the squared error
-    q = make("critic", "q", bootstrap="value", half=True)
-    transition = rows(reward=[[1.0]], terminated=[[False]], next_value=[[2.0]], q_data=[[[1.0]], [[3.0]]])
+    q = make("critic", "q", bootstrap="target_value", half=True)
+    transition = rows(reward=[[1.0]], terminated=[[False]], next_target_value=[[2.0]], q_data=[[[1.0]], [[3.0]]])
+    assert q.requirements().value.tau == q.tau == 0.005
     assert_close(q.loss(transition).item(), 0.5 * (1.98**2 + 0.02**2))  # y = 2.98
     v = make("critic", "v", target="soft_q", half=True)
     state = rows(q=[[[4.0]], [[3.0]]], sample_logp=[[-1.0]], value_pred=[[1.0]], temperature=exact(0.2))
@@ -180,3 +182,89 @@ def test_value_target_has_one_number_per_decision():
     # the released code broadcasts [B] log-probabilities against [B, 1] critics into [B, B]
     state = rows(q=torch.zeros(2, 5, 1), sample_logp=torch.zeros(5, 1), temperature=tensor(0.2))
     assert make("critic", "v", target="soft_q").target(state).shape == (5, 1)
+
+
+def test_value_target_with_the_divergence_of_the_policy_from_its_last_version():
+    # 3 - .2 (-1) - .8 (-1 - (-1.5)) = 2.8
+    v = make("critic", "v", target="soft_q", proximal={"prev": 0.8})
+    state = rows(
+        q=[[[4.0]], [[3.0]]],
+        sample_logp=[[-1.0]],
+        sample_anchor_logp={"prev": [[-1.5]]},
+        temperature=exact(0.2),
+    )
+    assert_close(v.target(state).item(), 2.8)
+    assert "sample_anchor_logp.prev" in v.reads
+    with pytest.raises(UserError, match="proximal belongs to target=soft_q"):
+        make("critic", "v", target="returns", proximal={"prev": 0.8})
+
+
+def test_the_sampled_tsallis_term_on_policy_has_its_closed_form_optimum():
+    # index 2, weight 4: minimise -pi.A + 4 pi.(pi - old), so pi = (A + 4 old - nu) / 8 = (3, 1.2, -.2) / 8 + 1/6
+    logits = OLD.log().clone().requires_grad_()
+    tsallis = make("regularizer", "tsallis", to="prev", index=2.0, estimator="sample", weighted=True)
+
+    def loss() -> Tensor:
+        batch = on_policy(logits.log_softmax(0)).replace(anchor_logp={"prev": OLD.log()[:, None]})
+        return TOTAL(make("objective", "mdpo")(batch) + 4 * tsallis(batch), batch)
+
+    minimise(loss, [logits])
+    assert_close(logits.softmax(0).detach(), exact([0.375, 0.15, -0.025]) + 1 / 6, atol=1e-8, rtol=0)
+
+
+def test_the_sampled_tsallis_term_tends_to_the_mirror_step():
+    logits = OLD.log().clone().requires_grad_()
+    tsallis = make("regularizer", "tsallis", to="prev", index=1.0, estimator="sample", weighted=True)
+
+    def loss() -> Tensor:
+        batch = on_policy(logits.log_softmax(0)).replace(anchor_logp={"prev": OLD.log()[:, None]})
+        return TOTAL(make("objective", "mdpo")(batch) + tsallis(batch), batch)
+
+    minimise(loss, [logits])
+    assert_close(logits.softmax(0).detach(), BEST, atol=6e-7, rtol=0)
+
+
+def test_q_logarithms_of_the_paper_and_of_the_released_code():
+    # densities (.5, .4) of two dimensions under the policy, (.2, .1) under the anchor; log_q x = (x^(q-1) - 1) / (q-1)
+    # at index 1.5. Paper: of the products .2 and .02: 2 (.4472136 - .1414214) = .6115844. Released: per dimension,
+    # own 2 (.7071068 + .6324555 - 2) = -1.3208754, anchor 2 (.4472136 + .3162278 - 2) = -2.4731173; -1.3208754 + 1.5 *
+    # 2.4731173 = 2.3888005
+    own, anchor = exact([[[0.5, 0.4]]]).log(), exact([[[0.2, 0.1]]]).log()
+    batch = rows(
+        sample_logp=own.sum(-1),
+        sample_anchor_logp={"prev": anchor.sum(-1)},
+        sample_logp_parts=own,
+        sample_anchor_logp_parts={"prev": anchor},
+        mask=torch.ones(1, 1, dtype=torch.bool),
+    )
+    for variant, expected in (("paper", 0.6115844), ("released", 2.3888005)):
+        penalty = make("regularizer", "tsallis", index=1.5, variant=variant)(batch)
+        assert_close(penalty.item(), expected, atol=2e-7, rtol=0)
+
+
+def test_the_released_density_has_a_floor_without_a_gradient():
+    # log 1e-6 = -13.8155106 in one of two dimensions, at index 1 too; the gradient of the other is 1
+    own = exact([[[-20.0, -1.0]]]).requires_grad_()
+    batch = rows(sample_logp_parts=own, mask=torch.ones(1, 1, dtype=torch.bool))
+    penalty = make("regularizer", "tsallis", to=None, index=1.0, variant="released")(batch)
+    penalty.sum().backward()
+    assert_close(penalty.item(), -14.8155106, atol=6e-8, rtol=0)
+    assert own.grad.tolist() == [[[0.0, 1.0]]]
+
+
+def test_densities_of_the_dimensions_multiply_to_the_density():
+    from unirl.control.distributions import Gaussian, TanhGaussian
+
+    generator = torch.Generator().manual_seed(0)
+    mean, log_std = 0.3 * torch.randn(2, 5, 3, generator=generator)
+    for policy in (Gaussian(mean, log_std), TanhGaussian(mean, log_std)):
+        action, logp, raw = policy.rsample(generator)
+        assert_close(policy.log_prob_parts(action, raw).sum(-1), logp)
+    assert_close(policy.log_prob_parts(action), policy.log_prob_parts(action, raw), atol=1e-3, rtol=1e-3)
+
+
+def test_tsallis_options_that_exclude_each_other():
+    with pytest.raises(UserError, match="variant=released"):
+        make("regularizer", "tsallis", estimator="sample", variant="released")
+    with pytest.raises(UserError, match="weighted=true"):
+        make("regularizer", "tsallis", weighted=True)

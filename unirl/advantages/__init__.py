@@ -3,7 +3,10 @@
 Advantages are constants for the update: they carry no gradient. They are 0 outside the mask.
 """
 
+import unirl.advantages.cost
+import unirl.advantages.dice
 import unirl.advantages.group
 import unirl.advantages.normalize
 import unirl.advantages.returns
+import unirl.advantages.temporal
 import unirl.advantages.values  # noqa: F401

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from unirl.batch import Batch
-from unirl.critics.heads import check_aggregate, over_heads
+from unirl.critics.heads import Aggregate, check_aggregate, over_heads
 from unirl.registry import register
 
 
@@ -16,12 +16,12 @@ class QMinusV:
 
     .. math:: A_t = \mathrm{agg}_k\, \bar Q_k(s_t, a_t) - V(s_t)
 
-    `target`: how the heads are joined, "min" (as in IQL's code), "mean" or "first". Reads `target_q_data` [heads,
-    N, T] and `value` [N, T], fills `advantage` [N, T]; no gradient. Source: implicit Q-learning (Kostrikov et al.
-    2022).
+    `target`: how the heads are joined, "min" (as in IQL's code), "mean", "first" or `{lower: beta}`. Reads
+    `target_q_data` [heads, N, T] and `value` [N, T], fills `advantage` [N, T]; no gradient. Source: implicit
+    Q-learning (Kostrikov et al. 2022).
     """
 
-    target: str = "min"
+    target: Aggregate = "min"
     reads = ("target_q_data", "value")
 
     def __post_init__(self) -> None:

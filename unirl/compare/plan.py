@@ -18,6 +18,7 @@ from unirl.method import Method
 from unirl.processors import usable_cores
 
 RULE_KEYS = ("method", "domain", "task", "set")
+PRESETS = ("compare", "benchmark")  # folders of `configs/` that hold presets
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,13 @@ def make_plan(arguments: Sequence[str]) -> Plan:
             overrides += (*_matching(settings["cells"], method, domain, task), *shared)
             config = compose(overrides)
             _check_parts(config)
-            name, folder = config["method"]["name"], out / config["method"]["name"] / task.replace("/", "-")
+            name, world = config["method"]["name"], config["task"]["name"]
+            folder = out / name / str(world).replace("/", "-")
             cells += [
                 Cell(
                     name,
                     domain,
-                    config["task"]["name"],
+                    world,
                     seed,
                     folder / f"seed_{seed}",
                     _seeded(overrides, seed, folder),
@@ -125,10 +127,10 @@ def _domain_wins_over_preset_tasks(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _preset(name: str) -> dict[str, Any]:
-    known = choices("compare")
+    known = {preset: group for group in PRESETS for preset in choices(group)}
     if name not in known:
         raise unknown("preset", name, known)
-    return _read(Path(str(files("unirl.configs"))) / "compare" / f"{name}.yaml")
+    return _read(Path(str(files("unirl.configs"))) / known[name] / f"{name}.yaml")
 
 
 def _read(path: Path) -> dict[str, Any]:

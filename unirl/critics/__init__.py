@@ -6,5 +6,22 @@ names of those methods, which a dataclass would overwrite; therefore these are p
 arguments.
 """
 
+import unirl.critics.advantage_guided
+import unirl.critics.behavior
+import unirl.critics.conservative
+import unirl.critics.cost
+import unirl.critics.dice
+import unirl.critics.diversity
+import unirl.critics.dual_q
+import unirl.critics.dynamics
+import unirl.critics.expert_discriminator
+import unirl.critics.gaussian
+import unirl.critics.joint
+import unirl.critics.nodes
 import unirl.critics.q
+import unirl.critics.quantiles
+import unirl.critics.recoil
+import unirl.critics.rectified_huber
+import unirl.critics.reward_head
+import unirl.critics.subset
 import unirl.critics.v  # noqa: F401

@@ -1,18 +1,21 @@
 """State-action critics."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from unirl.batch import Batch
-from unirl.critics.heads import check_aggregate, over_heads
+from unirl.critics.heads import Aggregate, check_aggregate, over_heads
+from unirl.critics.regressions import make_regression
 from unirl.domain import QSpec, Requirements, ValueSpec
 from unirl.errors import unknown
 from unirl.registry import register
 
-BOOTSTRAPS = ("q", "value")
+BOOTSTRAPS = {"q": "next_q", "value": "next_value", "target_value": "next_target_value"}
 SMOOTHING = ("std", "clip")
+OPTIONS = ("heads", "loss", "target", "gamma", "tau", "smoothing", "target_policy", "bootstrap", "half", "coef")
 
 
 @register("critic", "q")
@@ -26,15 +29,17 @@ class Q:
     with `half` (SAC's papers).
 
     heads: number of critics (2: TD3).
-    target: how the target critics are joined, "min", "mean" or "first".
+    loss: a part of kind `regression` ("mse", "huber", ...), whose hyper-parameters stand beside these.
+    target: how the target critics are joined: "min", "mean", "first" or `{lower: beta}`, mean - beta std over heads.
     gamma, tau: discount and speed of the target networks, .99 and .005 (TD3, SAC).
     smoothing: {std, clip} of the clipped noise on the target action, in units of the action half-range (TD3: .2, .5).
     target_policy: whether a' comes from a slow copy of the policy (TD3).
     bootstrap: "q" uses the target critics of the policy's next action (`next_q`), "value" the state value
-        `next_value` in their place (IQL, SAC of 2018, off-policy MDPO).
+        `next_value` in their place (IQL), "target_value" that of its copy, which moves by tau too (SAC of 2018,
+        off-policy MDPO).
     coef: factor on the loss.
 
-    Reads `q_data` [heads, N, T], `reward`, `terminated` and `next_q` or `next_value`. Raises `UserError` for
+    Reads `q_data` [heads, N, T], `reward`, `terminated` and what it bootstraps from. Raises `UserError` for
     unknown options. Sources: TD3 (Fujimoto et al. 2018), IQL (Kostrikov et al. 2022).
     """
 
@@ -44,7 +49,8 @@ class Q:
         self,
         *,
         heads: int = 2,
-        target: str = "min",
+        loss: str = "mse",
+        target: Aggregate = "min",
         gamma: float = 0.99,
         tau: float = 0.005,
         smoothing: Mapping[str, float] | None = None,
@@ -52,6 +58,7 @@ class Q:
         bootstrap: str = "q",
         half: bool = False,
         coef: float = 1.0,
+        **regression: Any,
     ) -> None:
         check_aggregate(target, "target of a critic")
         if bootstrap not in BOOTSTRAPS:
@@ -60,13 +67,14 @@ class Q:
             if key not in SMOOTHING:
                 raise unknown("smoothing setting of a critic", str(key), SMOOTHING)
         self.heads, self.aggregate, self.gamma, self.tau = heads, target, gamma, tau
+        self.regression = make_regression("q", OPTIONS, loss, regression)
         self.smoothing = dict(smoothing or {})
         self.target_policy, self.bootstrap, self.half, self.coef = target_policy, bootstrap, half, coef
 
     @property
     def reads(self) -> tuple[str, ...]:
         """Fields this needs."""
-        return ("q_data", "reward", "terminated", "next_q" if self.bootstrap == "q" else "next_value")
+        return ("q_data", "reward", "terminated", BOOTSTRAPS[self.bootstrap], *self.regression.reads)
 
     def requirements(self) -> Requirements:
         """An ensemble of critics with target copies, and a state value if it bootstraps from one."""
@@ -77,7 +85,8 @@ class Q:
             smoothing_clip=self.smoothing.get("clip", QSpec.smoothing_clip),
             target_policy=self.target_policy,
         )
-        return Requirements(value=ValueSpec() if self.bootstrap == "value" else None, q=spec)
+        state = {"q": None, "value": ValueSpec(), "target_value": ValueSpec(tau=self.tau)}
+        return Requirements(value=state[self.bootstrap], q=spec)
 
     def target(self, batch: Batch) -> Tensor:
         """The regression target y, [N, T], detached."""
@@ -86,14 +95,15 @@ class Q:
         return target.detach()
 
     def loss(self, batch: Batch) -> Tensor:
-        """Squared error summed over heads, [N, T], not reduced."""
-        error: Tensor = batch.q_data - self.target(batch)
-        squared = error.square() if error.dim() == 2 else error.square().sum(0)
-        return 0.5 * squared if self.half else squared
+        """The regression's loss summed over heads, [N, T], not reduced."""
+        loss = self.regression(batch.q_data, self.target(batch), batch)
+        summed = loss if loss.dim() == 2 else loss.sum(0)
+        return 0.5 * summed if self.half else summed
 
     def _next(self, batch: Batch) -> Tensor:
         """The value of the state that the decision led to, [N, T]."""
-        return over_heads(batch.next_q, self.aggregate) if self.bootstrap == "q" else batch.next_value
+        following: Tensor = getattr(batch, BOOTSTRAPS[self.bootstrap])
+        return over_heads(following, self.aggregate) if self.bootstrap == "q" else following
 
 
 @register("critic", "soft_q")
@@ -115,13 +125,17 @@ class SoftQ(Q):
         self,
         *,
         heads: int = 2,
-        target: str = "min",
+        loss: str = "mse",
+        target: Aggregate = "min",
         gamma: float = 0.99,
         tau: float = 0.005,
         half: bool = True,
         coef: float = 1.0,
+        **regression: Any,
     ) -> None:
-        super().__init__(heads=heads, target=target, gamma=gamma, tau=tau, half=half, coef=coef)
+        super().__init__(
+            heads=heads, loss=loss, target=target, gamma=gamma, tau=tau, half=half, coef=coef, **regression
+        )
 
     @property
     def reads(self) -> tuple[str, ...]:

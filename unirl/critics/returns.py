@@ -75,6 +75,22 @@ class GaussianReturns:
         """Mean - beta std."""
         return self.center - beta * self.spread
 
+    def smallest(self) -> "GaussianReturns":
+        """The head with the smallest center for every decision, with its spread, [N, T]."""
+        if self.center.dim() == 2:
+            return self
+        which = self.center.argmin(0, keepdim=True)
+        return GaussianReturns(self.center.gather(0, which)[0], self.spread.gather(0, which)[0])
+
+    def mixture(self) -> "GaussianReturns":
+        """Mean and spread of the equal mixture of heads, [N, T]: variance within heads plus variance between them."""
+        if self.center.dim() == 2:
+            return self
+        if len(self.center) == 1:
+            return GaussianReturns(self.center[0], self.spread[0])
+        variance = self.spread.square().mean(0) + self.center.var(0, correction=0)
+        return GaussianReturns(self.center.mean(0), variance.sqrt())
+
     def sample(self, generator: torch.Generator | None = None, limit: float | None = None) -> Tensor:
         """Center + noise * spread, the standard noise clipped to +-`limit`."""
         noise = torch.randn(self.center.shape, generator=generator, device=self.center.device, dtype=self.center.dtype)

@@ -1,21 +1,24 @@
 """State-value critics."""
 
-import torch
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor
 
 from unirl.batch import Batch
 from unirl.critics.heads import check_aggregate, over_heads
+from unirl.critics.regressions import make_regression
 from unirl.domain import Requirements, ValueSpec
 from unirl.errors import UserError, unknown
+from unirl.reduce.of_source import of_source, share_of
 from unirl.registry import register
 
-LOSSES = ("mse", "clipped", "expectile")
 TARGETS = {
     "returns": ("returns",),
     "q_data": ("target_q_data",),
     "soft_q": ("q", "sample_logp", "temperature"),
 }
-CLIP_VARIANTS = ("max", "plain")
+OPTIONS = ("loss", "target", "proximal", "aggregate", "source", "layer_norm", "dropout", "half", "coef")
 
 
 @register("critic", "v")
@@ -26,14 +29,13 @@ class V:
         "returns": y = `returns` (PPO).
         "q_data": y = agg_k target-Q_k(s, a) of the recorded action (IQL).
         "soft_q": y = agg_k Q_k(s, a_theta) - temperature log pi(a_theta|s), detached (SAC of 2018, off-policy MDPO
-            [64]).
-    loss, with u = y - V:
-        "mse": u^2.
-        "clipped": V moves at most `clip` from its value before the update, V_c = V_old + clamp(V - V_old, +-clip).
-            clip_variant "max" takes max(u^2, (y - V_c)^2) (OpenAI Baselines' PPO, CleanRL), "plain" takes (y - V_c)^2
-            alone (Stable-Baselines3). With `anneal` the range is clip (1 - progress), as in on-policy MDPO's code.
-        "expectile": |expectile - 1[u < 0]| u^2: above 1/2 it leans to the best actions in the data (IQL: .7).
+            [64]). With `proximal`, {anchor: coefficient}, minus coefficient (log pi - log anchor)(a_theta|s): the
+            divergence that the policy pays belongs to the value (a form of off-policy MDPO).
+    loss: a part of kind `regression` ("mse", "clipped" for PPO, "expectile" for IQL, "chi_square" and
+        "total_variation" for f-DVL [123], "gumbel" for XQL, ...), whose hyper-parameters stand beside these.
     aggregate: how heads are joined, "min", "mean" or "first".
+    source: only rows of this `source` count, and the loss is their mean (ReCOIL); None: all.
+    layer_norm, dropout: of the network's hidden layers, where the domain builds one for the critic alone (control).
     half: multiply by 1/2 (OpenAI Baselines, CleanRL).
     coef: factor on the loss.
 
@@ -47,61 +49,52 @@ class V:
         *,
         loss: str = "mse",
         target: str = "returns",
-        clip: float = 0.2,
-        clip_variant: str = "max",
-        anneal: bool = False,
-        expectile: float = 0.7,
+        proximal: Mapping[str, float] | None = None,
         aggregate: str = "min",
+        source: int | None = None,
+        layer_norm: bool = False,
+        dropout: float = 0.0,
         half: bool = False,
         coef: float = 1.0,
+        **regression: Any,
     ) -> None:
         check_aggregate(aggregate, "aggregate of critic 'v'")
-        for option, given, allowed in (
-            ("loss", loss, LOSSES),
-            ("target", target, TARGETS),
-            ("clip_variant", clip_variant, CLIP_VARIANTS),
-        ):
-            if given not in allowed:
-                raise unknown(f"{option} of critic 'v'", str(given), allowed)
-        if not 0 < expectile < 1:
-            raise UserError(f"critic 'v': expectile is {expectile}; it lies strictly between 0 and 1")
-        self.regression, self.source, self.clip, self.clip_variant = loss, target, clip, clip_variant
-        self.anneal, self.expectile, self.aggregate, self.half, self.coef = anneal, expectile, aggregate, half, coef
+        if target not in TARGETS:
+            raise unknown("target of critic 'v'", str(target), TARGETS)
+        if proximal and target != "soft_q":
+            raise UserError("critic 'v': proximal belongs to target=soft_q")
+        self.proximal = dict(proximal or {})
+        self.regression = make_regression("v", OPTIONS, loss, regression)
+        self.regressed_on, self.aggregate, self.half, self.coef = target, aggregate, half, coef
+        self.source, self.layer_norm, self.dropout = source, layer_norm, dropout
 
     @property
     def reads(self) -> tuple[str, ...]:
         """Fields this needs."""
-        clipped = ("value", "progress") if self.anneal else ("value",)
-        return ("value_pred", *TARGETS[self.source], *(clipped if self.regression == "clipped" else ()))
+        rows = () if self.source is None else ("source",)
+        anchors = (f"sample_anchor_logp.{name}" for name in self.proximal)
+        return ("value_pred", *TARGETS[self.regressed_on], *anchors, *self.regression.reads, *rows)
 
     def requirements(self) -> Requirements:
         """A state value; critics, where the target needs them, are asked for by a `q` critic."""
-        return Requirements(value=ValueSpec())
+        return Requirements(value=ValueSpec(layer_norm=self.layer_norm, dropout=self.dropout))
 
     def target(self, batch: Batch) -> Tensor:
         """The regression target y, [N, T], detached."""
-        if self.source == "returns":
+        if self.regressed_on == "returns":
             target: Tensor = batch.returns
-        elif self.source == "q_data":
+        elif self.regressed_on == "q_data":
             target = over_heads(batch.target_q_data, self.aggregate)
         else:
             target = over_heads(batch.q, self.aggregate) - batch.temperature * batch.sample_logp
+            for name, coef in self.proximal.items():
+                target = target - coef * (batch.sample_logp - batch.sample_anchor_logp[name])
         return target.detach()
 
     def loss(self, batch: Batch) -> Tensor:
         """The loss per decision, [N, T], not reduced."""
-        error: Tensor = self.target(batch) - batch.value_pred
-        if self.regression == "clipped":
-            loss = self._clipped(batch, error)
-        elif self.regression == "expectile":
-            loss = (self.expectile - (error < 0).to(error.dtype)).abs() * error.square()
-        else:
-            loss = error.square()
+        counted = batch if self.source is None else of_source(batch, self.source)
+        loss = self.regression(batch.value_pred, self.target(batch), counted)
+        if self.source is not None:
+            loss = loss * share_of(batch, self.source)
         return 0.5 * loss if self.half else loss
-
-    def _clipped(self, batch: Batch, error: Tensor) -> Tensor:
-        old = batch.value.detach()
-        reach = self.clip * (1 - float(batch.progress)) if self.anneal else self.clip
-        near = old + (batch.value_pred - old).clamp(-reach, reach)
-        clipped = (self.target(batch) - near).square()
-        return torch.maximum(error.square(), clipped) if self.clip_variant == "max" else clipped

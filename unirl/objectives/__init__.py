@@ -6,8 +6,12 @@ gradients.
 """
 
 import unirl.objectives.clipped
+import unirl.objectives.experts
+import unirl.objectives.improved
 import unirl.objectives.likelihood
 import unirl.objectives.log_ratio
+import unirl.objectives.none
 import unirl.objectives.policy_gradient
 import unirl.objectives.preference
+import unirl.objectives.temporal
 import unirl.objectives.value_gradient  # noqa: F401

@@ -5,9 +5,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from unirl.batch import Batch
-from unirl.errors import UserError
+from unirl.critics.heads import check_aggregate, over_heads
+from unirl.errors import UserError, unknown
 from unirl.reduce.masked import masked_mean
 from unirl.registry import register
+
+ADVANTAGES = {"given": ("advantage",), "critic": ("q_data", "q")}
 
 
 @register("objective", "log_likelihood")
@@ -40,24 +43,43 @@ class AdvantageWeighted:
     and caps at 100, which is temperature 1/3 with max_weight 100. `normalize` divides the weights by their mean over
     the masked decisions of the minibatch (self-normalised importance weights).
 
-    Reads `logp`, `advantage` [N, T], gives [N, T]. Raises `UserError` unless temperature > 0. Sources: AWR (Peng et
-    al. 2019), IQL (Kostrikov et al. 2022).
+    `advantage`: "given" by an advantage part, or the "critic"'s, of the recorded action over a fresh one of the policy,
+    A = agg Q(s, a) - agg Q(s, a_theta), with heads joined as `target` says ("min", "mean", "first"): AWAC.
+
+    Reads `logp` and `advantage` [N, T], or `logp`, `q_data` and `q` [heads, N, T]; gives [N, T], and no gradient to a
+    critic or its action. Raises `UserError` unless temperature > 0, and for unknown options. Sources: AWR (Peng et al.
+    2019), AWAC (Nair et al. 2020), IQL (Kostrikov et al. 2022).
     """
 
     temperature: float = 1.0
     max_weight: float = 20.0
     normalize: bool = False
+    advantage: str = "given"
+    target: str = "min"
     level = "decision"
-    reads = ("logp", "advantage")
 
     def __post_init__(self) -> None:
         if self.temperature <= 0:
             raise UserError(f"objective 'advantage_weighted': temperature is {self.temperature}; it must be positive")
+        if self.advantage not in ADVANTAGES:
+            raise unknown("advantage of objective 'advantage_weighted'", str(self.advantage), ADVANTAGES)
+        check_aggregate(self.target, "target of objective 'advantage_weighted'")
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Fields this needs."""
+        return ("logp", *ADVANTAGES[self.advantage])
 
     def __call__(self, batch: Batch) -> Tensor:
         """The loss per decision, [N, T], not reduced."""
-        weight = (batch.advantage.detach() / self.temperature).exp().clamp(max=self.max_weight)
+        weight = (self._advantage(batch).detach() / self.temperature).exp().clamp(max=self.max_weight)
         if self.normalize:
             weight = weight / masked_mean(weight, batch.mask)
         loss: Tensor = -weight * batch.logp
         return loss
+
+    def _advantage(self, batch: Batch) -> Tensor:
+        if self.advantage == "critic":
+            return over_heads(batch.q_data, self.target) - over_heads(batch.q, self.target)
+        given: Tensor = batch.advantage
+        return given

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from unirl.errors import UserError
+from unirl.optim.flat import flat, flat_gradient, restore, set_gradient, split
 from unirl.registry import register
 
 Closure = Callable[[Sequence[str]], dict[str, Tensor]]
@@ -54,7 +56,7 @@ class Extragradient:
                     parameter.sub_(self.scale * lr * parameter.grad)
                 parameter.grad = None
         closure(names)
-        _restore(parameters, start)
+        restore(parameters, start)
         return values
 
 
@@ -79,7 +81,7 @@ class ProjectConflicts:
             for parameter in parameters:
                 parameter.grad = None
             values.update(closure([name]))
-            originals.append(_flat_gradient(parameters))
+            originals.append(flat_gradient(parameters))
         total = torch.zeros_like(originals[0])
         for i, gradient in enumerate(originals):
             projected = gradient
@@ -88,7 +90,51 @@ class ProjectConflicts:
                     overlap = torch.dot(projected, other).clamp(max=0.0)
                     projected = projected - overlap / other.square().sum().clamp_min(1e-24) * other
             total += projected
-        _set_gradient(parameters, total)
+        set_gradient(parameters, total)
+        return values
+
+
+@register("gradient", "orthogonal")
+@dataclass(frozen=True)
+class Orthogonal:
+    r"""The gradient of one loss loses its component along another's before the two are added.
+
+    .. math:: g = g_1 + g_2 - \frac{\langle g_1, g_2 \rangle}{\max(\lVert g_1 \rVert^2, 10^{-10})}\, g_1 + g_{rest}
+
+    To first order, a step along the rest of g_2 leaves the first loss as it is. `first`, `second`: names of two losses
+    that are stepped at once, because they train the same parameters (`value/forward` and `value/backward`) or by
+    `update.together`; the inner product is over all their parameters. Every other loss is added as it is, and other
+    blocks are left alone.
+
+    Raises `UserError` where a block has just one of the two. Source: O-DICE [61] (Mao et al. 2024).
+    """
+
+    first: str
+    second: str
+
+    def __call__(
+        self, closure: Closure, names: Sequence[str], parameters: list[nn.Parameter], lr: float
+    ) -> dict[str, Tensor]:
+        """Evaluate the two losses apart, project, and add the others."""
+        pair = (self.first, self.second)
+        missing = [name for name in pair if name not in names]
+        if len(missing) == 2:
+            return closure(names)
+        if missing:
+            raise UserError(
+                f"gradient 'orthogonal': loss '{missing[0]}' is not stepped with {', '.join(names)}; name two losses "
+                "of the same parameters, or set update.together=true"
+            )
+        values: dict[str, Tensor] = {}
+        gradients = []
+        for apart in ([self.first], [self.second], [name for name in names if name not in pair]):
+            for parameter in parameters:
+                parameter.grad = None
+            values.update(closure(apart) if apart else {})
+            gradients.append(flat_gradient(parameters))
+        first, second, rest = gradients
+        overlap = torch.dot(first, second) / first.square().sum().clamp_min(1e-10)
+        set_gradient(parameters, first + second - overlap * first + rest)
         return values
 
 
@@ -114,14 +160,14 @@ class Evolution:
         """Evaluate 2 n + 1 times."""
         values = closure(names)
         start = [parameter.detach().clone() for parameter in parameters]
-        estimate = torch.zeros_like(_flat(start))
+        estimate = torch.zeros_like(flat(start))
         for _ in range(self.pairs):
             noise = torch.randn(estimate.shape, generator=self._generator).to(estimate)
             difference = self._loss_at(start, noise, closure, names, parameters)
             difference = difference - self._loss_at(start, -noise, closure, names, parameters)
             estimate += difference * noise / (2 * self.sigma * self.pairs)
-        _restore(parameters, start)
-        _set_gradient(parameters, estimate)
+        restore(parameters, start)
+        set_gradient(parameters, estimate)
         return values
 
     def _loss_at(
@@ -133,7 +179,7 @@ class Evolution:
         parameters: list[nn.Parameter],
     ) -> Tensor:
         with torch.no_grad():
-            for parameter, origin, step in zip(parameters, start, _split(direction, start), strict=True):
+            for parameter, origin, step in zip(parameters, start, split(direction, start), strict=True):
                 parameter.copy_(origin + self.sigma * step)
         return torch.stack(list(closure(names).values())).sum()
 
@@ -144,27 +190,3 @@ class Evolution:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continue the same sequence of perturbations."""
         self._generator.set_state(state["generator"])
-
-
-def _flat(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.cat([tensor.reshape(-1) for tensor in tensors])
-
-
-def _flat_gradient(parameters: Sequence[nn.Parameter]) -> Tensor:
-    return _flat([torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]).clone()
-
-
-def _split(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    pieces = flat.split([tensor.numel() for tensor in like])
-    return [piece.view_as(tensor) for piece, tensor in zip(pieces, like, strict=True)]
-
-
-def _set_gradient(parameters: list[nn.Parameter], flat: Tensor) -> None:
-    for parameter, piece in zip(parameters, _split(flat, parameters), strict=True):
-        parameter.grad = piece.clone()
-
-
-@torch.no_grad()
-def _restore(parameters: list[nn.Parameter], start: list[Tensor]) -> None:
-    for parameter, origin in zip(parameters, start, strict=True):
-        parameter.copy_(origin)

@@ -34,7 +34,7 @@ class Update:
     `together`: a single block, with one backward pass and one gradient norm over all losses (PPO with a shared trunk or
     a joint clip). Otherwise each loss is a block and sees the parameters that the one before it has just changed
     (SAC, TD3, IQL); only learned coefficients go with the policy, whose scored minibatch serves both.
-    `every`: how often a loss is stepped, e.g. `{"policy": 2}` for TD3's delayed actor; targets move with the policy.
+    `every`: how often a loss is stepped, e.g. `{"policy": 2}` for TD3's delayed actor, and how often `targets` move.
     `optimizers` has one entry per block, in the order of `blocks(parameters, together)`.
     """
 
@@ -155,9 +155,10 @@ def make_update(config: Mapping[str, Any], parameters: Mapping[str, list[nn.Para
     """Build the update from a method's `update` section.
 
     `name` (adam, adamw, sgd, rmsprop), `lr` (a number, or one per loss), `clip_norm`, `schedule`, `warmup` (the
-    fraction of training in which the rate rises to `lr`), `together`, `actor_every`, `gradient` (a part of kind
-    `gradient`), `average` (decay of averaged weights, used in evaluation), and `eps`, `betas`, `weight_decay`,
-    `momentum`, `alpha` for the optimizer. Raises `UserError` for anything else.
+    fraction of training in which the rate rises to `lr`), `together`, `actor_every`, `targets_every` (as `actor_every`
+    unless it is given), `gradient` (a part of kind `gradient`), `average` (decay of averaged weights, used in
+    evaluation), and `eps`, `betas`, `weight_decay`, `momentum`, `alpha` for the optimizer. Raises `UserError` for
+    anything else.
     """
     options = dict(config)
     name = options.pop("name", "adam")
@@ -170,6 +171,7 @@ def make_update(config: Mapping[str, Any], parameters: Mapping[str, list[nn.Para
     warmup = float(options.pop("warmup", 0.0))
     together, clip_norm = bool(options.pop("together", False)), options.pop("clip_norm", None)
     actor_every = int(options.pop("actor_every", 1))
+    targets_every = int(options.pop("targets_every", actor_every))
     rule = options.pop("gradient", None)
     average = options.pop("average", None)
     if clip_norm is not None and (not isinstance(clip_norm, int | float) or clip_norm <= 0):
@@ -183,7 +185,7 @@ def make_update(config: Mapping[str, Any], parameters: Mapping[str, list[nn.Para
         _optimizer(name, [(trained[loss], _rate(rates, loss)) for loss in block], extra)
         for block in blocks(trained, together)
     ]
-    every = {"policy": actor_every, "temperature": actor_every}
+    every = {"policy": actor_every, "temperature": actor_every, "targets": targets_every}
     return Update(
         parameters,
         optimizers,
@@ -223,8 +225,9 @@ def _check_finite(names: list[str], values: Mapping[str, Tensor], norms: Mapping
 
 
 UPDATE_KEYS = (
-    *("name", "lr", "schedule", "warmup", "together", "clip_norm", "actor_every", "gradient", "average"),
-    *("eps", "betas", "weight_decay", "momentum", "alpha", "epochs", "minibatches"),
+    *("name", "lr", "schedule", "warmup", "together", "clip_norm", "actor_every", "targets_every", "gradient"),
+    *("average", "epochs", "minibatches"),
+    *("eps", "betas", "weight_decay", "momentum", "alpha"),
 )
 
 

@@ -4,8 +4,12 @@ A penalty is smaller where the policy is closer to what the regularizer wants; i
 kind `coefficient`.
 """
 
+import unirl.regularizers.advantage_guided
 import unirl.regularizers.behavior
 import unirl.regularizers.coefficients
+import unirl.regularizers.cost_limit
 import unirl.regularizers.entropy
 import unirl.regularizers.kl
+import unirl.regularizers.router
+import unirl.regularizers.swaddling
 import unirl.regularizers.tsallis  # noqa: F401

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from unirl.batch import Batch
-from unirl.errors import unknown
+from unirl.errors import UserError, unknown
+from unirl.objectives.experts import best_expert, check_variant
 from unirl.registry import register
 
-ESTIMATORS = ("exact", "sample")
+READS = {"exact": ("entropy",), "sample": ("sample_logp",), "experts": ("expert_logp",)}
 
 
 @register("regularizer", "entropy")
@@ -20,22 +21,31 @@ class Entropy:
 
     `estimator`: "exact" reads `entropy` (a closed form, or what the domain offers in its place); "sample" reads
     `sample_logp`, the log-probability of the fresh re-parameterised action at which `q` is evaluated (SAC's actor
-    loss). Gives [N, T]. Entropy of a density may be negative. Raises `UserError` for an unknown estimator. Sources:
-    A3C (Mnih et al. 2016), SAC [189].
+    loss); "experts" reads `expert_logp` [N, T, K], the same of an action of each expert of a mixture, and sums (PMOE
+    [69]; with `variant` "released" only the best expert's `expert_own_logp`). Gives [N, T]. Entropy of a density may
+    be negative. Raises `UserError` for an unknown estimator or variant. Sources: A3C (Mnih et al. 2016), SAC [189].
     """
 
     estimator: str = "exact"
+    variant: str = "paper"
 
     def __post_init__(self) -> None:
-        if self.estimator not in ESTIMATORS:
-            raise unknown("estimator of regularizer 'entropy'", str(self.estimator), ESTIMATORS)
+        if self.estimator not in READS:
+            raise unknown("estimator of regularizer 'entropy'", str(self.estimator), READS)
+        check_variant(self.variant, "regularizer 'entropy'")
+        if self.variant == "released" and self.estimator != "experts":
+            raise UserError("regularizer 'entropy': variant=released is for estimator=experts")
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The field this needs."""
-        return ("entropy",) if self.estimator == "exact" else ("sample_logp",)
+        """Fields this needs."""
+        return ("expert_own_logp", "expert_q") if self.variant == "released" else READS[self.estimator]
 
     def __call__(self, batch: Batch) -> Tensor:
         """The penalty per decision, [N, T]."""
+        if self.estimator == "experts":
+            best_only = self.variant == "released"
+            each: Tensor = best_expert(batch) * batch.expert_own_logp if best_only else batch.expert_logp
+            return each.sum(-1)
         penalty: Tensor = -batch.entropy if self.estimator == "exact" else batch.sample_logp
         return penalty

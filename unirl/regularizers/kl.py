@@ -47,27 +47,35 @@ class KL:
     log pi(a_theta) - log anchor(a_theta) of a fresh action, differentiable through the action in both terms
     (off-policy MDPO).
 
-    `to`: the anchor's name. Reads `logp` and `anchor_logp.<to>` (and `old_logp` if weighted), or `anchor_kl.<to>`,
-    or `sample_logp` and `sample_anchor_logp.<to>`; gives [N, T]. Densities may make d any number; k3 grows as e^-d.
-    Raises `UserError` for an unknown estimator, or for weighting one that uses no recorded decision. Sources:
+    `from_anchor=True` turns the divergence round, KL(anchor || pi_theta), in closed form or with -d in the place of d,
+    for decisions sampled from the anchor (TRPO's constraint, with the policy before the update as anchor; then k3's
+    second derivative at the anchor is the Fisher information of the sample).
+
+    `to`: the anchor's name. Reads `logp` and `anchor_logp.<to>` (and `old_logp` if weighted), or `anchor_kl.<to>`
+    (`kl_from_anchor.<to>`), or `sample_logp` and `sample_anchor_logp.<to>`; gives [N, T]. Densities may make d any
+    number; k3 grows as e^-d. Raises `UserError` for an unknown estimator, for weighting one that uses no recorded
+    decision, and for turning round one that is weighted or re-parameterised. Sources:
     Schulman 2020; GRPO (Shao et al. 2024) for k3; MDPO [64].
     """
 
     to: str = "ref"
     estimator: str = "k1"
     weighted: bool = False
+    from_anchor: bool = False
 
     def __post_init__(self) -> None:
         if self.estimator not in ESTIMATORS:
             raise unknown("estimator of regularizer 'kl'", str(self.estimator), ESTIMATORS)
         if self.weighted and self.estimator not in SAMPLED:
             raise UserError(f"regularizer 'kl': weighted=true is for {', '.join(SAMPLED)}, not for '{self.estimator}'")
+        if self.from_anchor and (self.weighted or self.estimator == "reparameterized"):
+            raise UserError("regularizer 'kl': from_anchor=true is for decisions of the anchor or estimator=exact")
 
     @property
     def reads(self) -> tuple[str, ...]:
         """Fields this needs."""
         if self.estimator == "exact":
-            return (f"anchor_kl.{self.to}",)
+            return (f"{'kl_from_anchor' if self.from_anchor else 'anchor_kl'}.{self.to}",)
         if self.estimator == "reparameterized":
             return ("sample_logp", f"sample_anchor_logp.{self.to}")
         return ("logp", f"anchor_logp.{self.to}", *(("old_logp",) if self.weighted else ()))
@@ -75,10 +83,11 @@ class KL:
     def __call__(self, batch: Batch) -> Tensor:
         """The penalty per decision, [N, T]."""
         if self.estimator == "exact":
-            exact: Tensor = batch.anchor_kl[self.to]
+            exact: Tensor = (batch.kl_from_anchor if self.from_anchor else batch.anchor_kl)[self.to]
             return exact
         if self.estimator == "reparameterized":
             sampled: Tensor = batch.sample_logp - batch.sample_anchor_logp[self.to]
             return sampled
-        penalty = estimate(batch.logp - batch.anchor_logp[self.to].detach(), self.estimator)
+        log_ratio = batch.logp - batch.anchor_logp[self.to].detach()
+        penalty = estimate(-log_ratio if self.from_anchor else log_ratio, self.estimator)
         return (batch.logp - batch.old_logp.detach()).exp() * penalty if self.weighted else penalty

@@ -1,5 +1,6 @@
 """A Tsallis divergence from a frozen policy."""
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -9,6 +10,8 @@ from unirl.errors import UserError, unknown
 from unirl.registry import register
 
 ESTIMATORS = ("sample", "reparameterized")
+VARIANTS = ("paper", "released")
+LOWEST = math.log(1e-6)  # of the density of an action dimension, variant "released"
 
 
 @register("regularizer", "tsallis")
@@ -23,18 +26,34 @@ class Tsallis:
 
     index 1 is the plain log-ratio (k1, or the reparameterised KL), index 2 the difference of the probabilities or
     densities themselves. With `to` None the anchor's term is dropped: the negative Tsallis entropy. The density is
-    that of the whole decision (the released code takes q-logarithms per action dimension).
+    that of the whole decision.
 
-    `estimator`: "sample" reads `logp` and `anchor_logp.<to>` of the recorded decision; "reparameterized" reads
-    `sample_logp` and `sample_anchor_logp.<to>` of a fresh one and is differentiable through it in both terms. Gives
-    [N, T]. Raises `UserError` for an unknown estimator and an index outside (0, 2]. Source: MDPO [64].
+    `estimator`: "sample" reads `logp` and `anchor_logp.<to>` of the recorded decision; with `weighted` it is
+    multiplied by the importance ratio e^{log pi - log pi_old}, gradient included, which makes value and gradient those
+    of the expectation under pi for decisions of the old policy. "reparameterized" reads `sample_logp` and
+    `sample_anchor_logp.<to>` of a fresh one and is differentiable through it in both terms.
+
+    `variant`: "released" follows the authors' off-policy code: q-logarithms of the density of each action dimension,
+    none below 1e-6 (where nothing has a gradient), are summed, and the anchor's sum is multiplied by `index`. It reads
+    `sample_logp_parts` and `sample_anchor_logp_parts.<to>`, [N, T, A], at index 1 too.
+
+    Gives [N, T]. Raises `UserError` for an unknown estimator or variant, an index outside (0, 2], and options that
+    exclude each other. Source: MDPO [64].
     """
 
     to: str | None = "prev"
     index: float = 2.0
     estimator: str = "reparameterized"
+    weighted: bool = False
+    variant: str = "paper"
 
     def __post_init__(self) -> None:
+        if self.variant not in VARIANTS:
+            raise unknown("variant of regularizer 'tsallis'", str(self.variant), VARIANTS)
+        if self.estimator == "sample" and self.variant == "released":
+            raise UserError("regularizer 'tsallis': variant=released is for estimator=reparameterized")
+        if self.weighted and self.estimator != "sample":
+            raise UserError("regularizer 'tsallis': weighted=true is for estimator=sample")
         if self.estimator not in ESTIMATORS:
             raise unknown("estimator of regularizer 'tsallis'", str(self.estimator), ESTIMATORS)
         if not 0 < self.index <= 2:
@@ -44,18 +63,27 @@ class Tsallis:
     def reads(self) -> tuple[str, ...]:
         """Fields this needs."""
         own, anchor = self._fields()
-        return (own,) if self.to is None else (own, f"{anchor}.{self.to}")
+        ratio = ("old_logp",) if self.weighted else ()
+        return (own, *ratio) if self.to is None else (own, *ratio, f"{anchor}.{self.to}")
 
     def __call__(self, batch: Batch) -> Tensor:
         """The penalty per decision, [N, T]."""
         own, anchor = self._fields()
         penalty = self._q_log(getattr(batch, own))
-        return penalty if self.to is None else penalty - self._q_log(getattr(batch, anchor)[self.to])
+        if self.to is not None:
+            scale = self.index if self.variant == "released" else 1.0
+            penalty = penalty - scale * self._q_log(getattr(batch, anchor)[self.to])
+        return (batch.logp - batch.old_logp.detach()).exp() * penalty if self.weighted else penalty
 
     def _fields(self) -> tuple[str, str]:
+        if self.variant == "released":
+            return "sample_logp_parts", "sample_anchor_logp_parts"
         return ("logp", "anchor_logp") if self.estimator == "sample" else ("sample_logp", "sample_anchor_logp")
 
     def _q_log(self, logp: Tensor) -> Tensor:
         """The q-logarithm of e^logp; the exponent 1 - q~ is index - 1."""
         exponent = self.index - 1
-        return logp if exponent == 0 else (exponent * logp).expm1() / exponent
+        if self.variant == "released":
+            logp = logp.clamp(min=LOWEST)
+        value = logp if exponent == 0 else (exponent * logp).expm1() / exponent
+        return value.sum(-1) if self.variant == "released" else value

@@ -2,6 +2,7 @@
 
 import unirl.rewards.combine
 import unirl.rewards.divergence
+import unirl.rewards.expert
 import unirl.rewards.length
 import unirl.rewards.normalize
 import unirl.rewards.play  # noqa: F401

@@ -4,5 +4,6 @@ Weights multiply what is already there. They do not enter the divisor of the red
 enlarge the others.
 """
 
+import unirl.selection.best
 import unirl.selection.pairs
 import unirl.selection.rows  # noqa: F401

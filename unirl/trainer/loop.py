@@ -115,7 +115,7 @@ class Trainer:
         self.iteration += 1
 
     def _update_on(self, minibatch: Batch, progress: float) -> None:
-        targets_move = self.update.is_due("policy")
+        targets_move = self.update.is_due("targets")
         self._measured = {}
         try:
             values = self.update(lambda names: self._gradients(minibatch, names), progress)

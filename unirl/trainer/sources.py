@@ -14,7 +14,7 @@ from unirl.batch import Batch
 from unirl.domain import Dataset, Domain, Opponent
 from unirl.errors import UserError
 from unirl.memory.replay import Replay
-from unirl.registry import register
+from unirl.registry import make, register
 
 DATASET = 2  # `Batch.source` of recorded rows; 0: the current policy, 1: its opponent
 
@@ -92,16 +92,26 @@ class ReplaySource:
     """Off-policy learning: step the world, store, train on uniform draws.
 
     `warmup`: decisions taken uniformly at random before learning. `steps`: decisions between rounds of updates;
-    `updates`: batches of `batch` decisions per round.
+    `updates`: batches of `batch` decisions per round. `memory`: another part of kind `memory` in place of uniform
+    draws, such as `{name: fading}`.
     """
 
     def __init__(
-        self, batch: int = 256, capacity: int = 1_000_000, warmup: int = 1000, steps: int = 1, updates: int = 1
+        self,
+        batch: int = 256,
+        capacity: int = 1_000_000,
+        warmup: int = 1000,
+        steps: int = 1,
+        updates: int = 1,
+        memory: Mapping[str, Any] | None = None,
     ) -> None:
         if min(batch, steps, updates) < 1 or warmup < 1:
             raise UserError("source.batch, source.steps, source.updates and source.warmup must be at least 1")
+        if memory is not None and "name" not in memory:
+            raise UserError(f"source.memory is {dict(memory)}; give it as {{name: fading, ...}}")
         self.batch, self.capacity, self.warmup = batch, capacity, warmup
         self.steps, self.updates = steps, updates
+        self.memory = dict(memory or {})
         self.samples = 0
         self._due = 0
         self._domain: Domain
@@ -109,7 +119,11 @@ class ReplaySource:
 
     def start(self, domain: Domain, seed: int) -> None:
         """Allocate the replay buffer's generator."""
-        self._domain, self._replay = domain, Replay(self.capacity, seed)
+        self._domain, options = domain, {key: value for key, value in self.memory.items() if key != "name"}
+        if self.memory:
+            self._replay = make("memory", str(self.memory["name"]), capacity=self.capacity, seed=seed, **options)
+        else:
+            self._replay = Replay(self.capacity, seed)
 
     def next(self) -> Batch:
         """Step the world if a round of updates is over, then draw from the buffer."""

@@ -1,0 +1,55 @@
+"""Online methods on Hopper and HalfCheetah, beside Stable-Baselines3's: docs/benchmarks/online.{json,md}.
+
+python benchmarks/online.py      hours on two cores
+"""
+
+import argparse
+from itertools import product
+from pathlib import Path
+
+from scores import PeerRun, compare, peers, write
+
+ENVIRONMENTS = {"hopper": "Hopper-v5", "halfcheetah": "HalfCheetah-v5"}
+ALGORITHMS = ("SAC", "TD3", "PPO")
+EVALUATIONS, EPISODES = 5, 10
+HEAD = """# Online methods on MuJoCo
+
+{steps:,} environment steps, {seeds} seeds, two layers of 256 for all of unirl's methods and each library's own
+defaults otherwise. D4RL's normalised score (0: random, 100: expert) of the policy's mode over {episodes} episodes:
+mean at the end (smallest to largest seed), and the mean of the best of {evaluations} evaluations during training.
+Learning is short: papers train 20 times as long. `python benchmarks/online.py` makes this page.
+
+"""
+
+
+def main() -> None:
+    """Train, collect, write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=50_000)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--methods", nargs="*")
+    parser.add_argument("--peers", default=".venv-peers/bin/python")
+    parser.add_argument("--out", type=Path, default=Path("out/online"))
+    options = parser.parse_args()
+    overrides = [f"seeds={options.seeds}", f"samples={options.steps}"]
+    overrides += [f"method=[{','.join(options.methods)}]"] if options.methods else []
+    ours = compare("online", options.out / "unirl", overrides)
+    runs = [
+        PeerRun(
+            "stable-baselines3",
+            algorithm.lower(),
+            task,
+            seed,
+            "sb3_scores.py",
+            (algorithm, environment, *map(str, (options.steps, seed, EVALUATIONS, EPISODES))),
+        )
+        for seed, (task, environment), algorithm in product(range(options.seeds), ENVIRONMENTS.items(), ALGORITHMS)
+        if not options.methods or algorithm.lower() in options.methods
+    ]
+    theirs = peers(runs, options.peers, options.out / "stable-baselines3")
+    head = HEAD.format(steps=options.steps, seeds=options.seeds, episodes=EPISODES, evaluations=EVALUATIONS)
+    write("online", head, [*ours, *theirs])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""Means over the rows of one source, where a batch mixes several."""
+
+from torch import Tensor
+
+from unirl.batch import Batch
+
+EXPERT = 2  # `Batch.source` of an expert's rows; recorded rows have it in a hybrid source too
+MIXTURE = 3  # of recorded rows of mixed quality
+
+
+def of_source(batch: Batch, source: int) -> Batch:
+    """The batch with the rows of other sources masked. Reads `source` [N]."""
+    return batch.replace(mask=(batch.source == source)[:, None] & batch.mask)
+
+
+def share_of(batch: Batch, source: int) -> Tensor:
+    """[N, T]: 0 in rows of other sources, else (masked decisions) / (masked decisions of this source).
+
+    A loss times this has, under a mean over all decisions, the mean over this source's; without any of its rows it is
+    0 throughout. Reads `source` [N].
+    """
+    chosen = of_source(batch, source).mask
+    share: Tensor = chosen * (batch.mask.sum() / chosen.sum().clamp(min=1))
+    return share
+
+
+def share_of_others(batch: Batch, source: int) -> Tensor:
+    """The same for the rows of all sources but this one, together. Reads `source` [N]."""
+    chosen = (batch.source != source)[:, None] & batch.mask
+    share: Tensor = chosen * (batch.mask.sum() / chosen.sum().clamp(min=1))
+    return share

@@ -61,6 +61,10 @@ def talk(given: Mapping[str, bytes], folder: str, output_bytes: int, seconds: fl
             env={**_ENVIRONMENT, "HOME": folder, "TMPDIR": folder},
             start_new_session=True,
         )
+    except OSError:
+        for file in ours.values():
+            os.close(file)
+        raise
     finally:
         for file in theirs.values():
             os.close(file)

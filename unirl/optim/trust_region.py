@@ -20,7 +20,8 @@ Product = Callable[[Tensor], Tensor]
 class TrustRegion:
     r"""The best step within a ball of the Kullback-Leibler divergence, to first order; then a line search along it.
 
-    .. math:: \min_x g^\top x \ \text{ s.t. }\ \tfrac12 x^\top H x \leq \delta \quad [\,\text{and } c + b^\top x \leq 0\,]
+    .. math:: \min_x g^\top x \ \text{ s.t. }\ \tfrac12 x^\top H x \leq \delta
+        \quad [\,\text{and } c + b^\top x \leq 0\,]
 
     g is the gradient of the loss `policy`, H the Hessian of the loss `policy/kl` at the old policy (the Fisher
     information) plus `damping`. Where the method has a loss `policy/cost`, its value c says by how much a constraint

@@ -77,8 +77,9 @@ def _supervise(
         _say(verdict, found)
         os._exit(_GONE if found["kind"] == "gone" else 0)
 
+    judge = _start(run_tester, asked, switch_user, status) if tested else None  # before the program can disturb it
     first = _start(run_program, asked, switch_user, status)
-    last = _start(run_tester, asked, switch_user, status) if tested else first
+    last = first if judge is None else judge
     for file in (*to_program, *to_tester):
         os.close(file)
     ended = _watch(asked, first, last, watched, start)

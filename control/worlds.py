@@ -1,5 +1,6 @@
 """The environments of a domain: where roll-outs happen and policies are judged, and what is carried between calls."""
 
+import warnings
 from collections.abc import Mapping
 from functools import cached_property, partial
 from typing import Any
@@ -14,7 +15,7 @@ from unirl.control.costs import CostRecorder, segment_costs, with_costs
 from unirl.control.envs import ActionSpace, Array, Env, Envs, make_env, simulator_of
 from unirl.control.normalize import ObservationNormalizer, RewardScaler
 from unirl.control.rollout import as_batch, play_episodes, play_segment, row_scores
-from unirl.errors import UserError
+from unirl.errors import RunWarning, UserError
 from unirl.perturbation import flattened
 
 EVALUATION_STREAM = 1  # second word of the seed sequence of evaluation resets; training environments use 2
@@ -134,7 +135,8 @@ class Worlds:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue bit for bit.
 
-        An environment whose state only a deep copy can hold (see `unirl.control.snapshot`) starts a new episode.
+        An environment whose state only a deep copy can hold (see `unirl.control.snapshot`) starts a new episode, with
+        a `RunWarning`.
         """
         self.rng.bit_generator.state = dict(state["rng"])
         self.normalizer.load_state_dict(state["normalizer"])
@@ -145,7 +147,16 @@ class Worlds:
         self._normal = None
         if state["envs"] is not None:
             self._normal = np.array(state["normal"])
-            for index in self._envs.load_state_dict(state["envs"]):
+            anew = self._envs.load_state_dict(state["envs"])
+            if anew:
+                warnings.warn(
+                    RunWarning(
+                        f"the state of {self.task['env']} cannot be written to a file: {len(anew)} running episode(s) "
+                        "start again, so the resumed run differs from an uninterrupted one"
+                    ),
+                    stacklevel=2,
+                )
+            for index in anew:
                 self._envs.reset(index, int(self.rng.integers(_SEEDS)))
                 self._normal[index] = self.normalizer(self._envs.observation[index])
                 self._returns[:, index] = 0.0

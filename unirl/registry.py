@@ -47,6 +47,8 @@ def make(kind: str, name: str, **hyper: Any) -> Any:
     for key in hyper:
         if key not in known and not takes_any:
             raise unknown(f"hyper-parameter of {kind} '{name}'", key, known, see=f"unirl parts {kind}")
+        if key in known and known[key].annotation in (int, float) and not isinstance(hyper[key], int | float):
+            raise UserError(f"{kind} '{name}': {key} is {hyper[key]!r}; it must be a number")
     try:
         return cls(**hyper)
     except (TypeError, ValueError) as error:

@@ -136,6 +136,11 @@ def build(config: Mapping[str, Any], progress: ProgressSink | None) -> Trainer:
     source = make("source", source_config.pop("name", "online"), **source_config)
     source.start(domain, int(config["seed"]))
     update_config = dict(method_config.get("update") or {})
+    if method.constraints and not update_config.get("gradient"):
+        raise UserError(
+            f"method '{method.name}' has constraints ({', '.join(method.constraints)}), which only a gradient rule can "
+            "hold; set method.update.gradient=trust_region"
+        )
     epochs, parts = (_count(update_config, key) for key in ("epochs", "minibatches"))
     parameters = {name: domain.parameters(role_of(name)) or method.parameters(name) for name in method.losses_in_order}
     budget: dict[str, Any] = {key: config.get(key) for key in ("samples", "iterations")}

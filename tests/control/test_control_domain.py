@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from unirl.control import ControlDomain
 from unirl.domain import Domain, Opponent, QSpec, Requirements, ValueSpec
-from unirl.errors import UserError
+from unirl.errors import RunWarning, UserError
 from unirl.trainer.statefile import load_state, save_state
 
 EVERYTHING = Requirements(value=ValueSpec(), q=QSpec(target_policy=True), anchors=frozenset({"ref"}))
@@ -71,11 +71,12 @@ def test_a_saved_state_does_not_change_with_training():
     assert all(torch.equal(saved[name], before[name]) for name in before)
 
 
-def test_a_world_that_cannot_be_saved_starts_a_new_episode(tmp_path):
+def test_a_world_that_cannot_be_saved_starts_a_new_episode_and_says_so(tmp_path):
     domain = ControlDomain({"env": "unirl-test/Opaque-v0"}, SMALL, normalize_observation=False)
     domain.rollout(4, unit="segment")
     save_state(domain.state_dict(), tmp_path)
-    domain.load_state_dict(load_state(tmp_path))
+    with pytest.warns(RunWarning, match="state of unirl-test/Opaque-v0 cannot be written to a file: 1 running"):
+        domain.load_state_dict(load_state(tmp_path))
     assert domain.rollout(2, unit="segment").inputs["observation"][0, :, 0].tolist() == [0, 1]
 
 

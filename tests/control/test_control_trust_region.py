@@ -5,6 +5,7 @@ import torch
 
 from unirl import make
 from unirl.config import compose
+from unirl.errors import UserError
 from unirl.run import build, train
 
 
@@ -36,6 +37,11 @@ def test_a_step_of_trpo_has_the_divergence_that_was_asked_for(tmp_path):
     assert 0.002 < measured["loss/policy/kl"] <= 0.01
     assert any((old != new).any() for old, new in zip(before, trainer.domain.parameters("policy"), strict=True))
     assert measured["loss/value"] > 0
+
+
+def test_constraints_need_a_rule_that_holds_them():
+    with pytest.raises(UserError, match=r"has constraints \(kl\), which only a gradient rule can hold"):
+        build(compose(["method=trpo", "task=inverted_pendulum", "method.update.gradient=null", "out=unused"]), None)
 
 
 @pytest.mark.slow

@@ -27,6 +27,11 @@ def test_an_unknown_hyper_parameter_lists_near_matches():
         make("objective", "ppo_clip", clip_hi=0.2)
 
 
+def test_a_word_in_place_of_a_number_is_refused():
+    with pytest.raises(UserError, match="source 'online': rows is 'abc'; it must be a number"):
+        make("source", "online", rows="abc")
+
+
 def test_an_unknown_kind_is_refused():
     with pytest.raises(UserError, match="unknown kind of part 'objectve'"):
         make("objectve", "ppo_clip")

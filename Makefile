@@ -34,7 +34,7 @@ test-slow: $(READY)  ## Learning tests with several seeds
 	$(BIN)/pytest -m slow -n 2 --dist worksteal
 
 check: lint-quick types  ## While editing: linter, types, the import rule, the tests of parts and numbers (under a minute)
-	$(BIN)/pytest -m "not slow" tests/numbers tests/parts tests/core
+	$(BIN)/pytest -m "not slow" -n 2 tests/numbers tests/parts tests/core
 
 lint: lint-quick types  ## Style and types (the import rule is a test)
 	$(BIN)/ruff format --check .

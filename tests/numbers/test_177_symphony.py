@@ -47,7 +47,7 @@ def test_signed_error_is_the_symmetric_one_with_a_sign(error):
     e = tensor(error, dtype=torch.float64)
     assert_close(signed_rectified(e), rectified(e) * e.sign())
     assert rectified(e) <= e.abs()
-    assert rectified(e) <= e.square() / 2
+    assert rectified(e) <= e.square() / 2 * (1 + 1e-12) + 1e-300  # rounding; squares below that are subnormal
 
 
 def test_fading_weights():

@@ -1,13 +1,16 @@
-"""Shared set-up: one thread, so that runs repeat bit for bit, the helpers on the path, and extras that are absent."""
+"""Shared set-up: one thread, so that runs repeat bit for bit, the helpers on the path, extras that are absent."""
 
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 torch.set_num_threads(1)
+settings.register_profile("untimed")  # on a busy machine an example may take any time
+settings.load_profile("untimed")
 
 # Without an extra, the folders that need it are left out, so that `pip install unirl[control]` can be tested alone.
 collect_ignore_glob: list[str] = []

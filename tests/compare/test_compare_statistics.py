@@ -56,7 +56,7 @@ def test_improvement_equals_rliable_and_is_one_minus_the_reverse(pair):
     assert improvement(first, second) + improvement(second, first) == pytest.approx(1)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(SCORES.filter(lambda scores: len(scores) > 1))
 def test_intervals_lie_within_the_scores_and_hold_their_middle(scores):
     found = iqm_estimate(scores)

@@ -73,7 +73,7 @@ def test_categorical_kl_by_hand():
     assert_close(half.entropy(), tensor(math.log(2.0)))
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(numbers, st.floats(0.3, 2.0), numbers, st.floats(0.3, 2.0))
 def test_closed_form_kl_is_the_mean_log_ratio_and_squashing_leaves_it_unchanged(mean, std, mean2, std2):
     own, other = normal(mean, std), normal(mean2, std2)

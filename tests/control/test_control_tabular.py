@@ -63,7 +63,7 @@ def test_occupancy_of_a_walk_to_the_right_by_hand():
     np.testing.assert_allclose(occupancy(chain(3), right, gamma=0.5)[:, 1], [0.5, 0.25, 0.25])
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000), gamma=st.floats(0.1, 0.95))
 def test_identities_of_random_problems(seed, gamma):
     mdp = random_mdp(states=6, actions=3, branching=2, seed=seed)
@@ -80,7 +80,7 @@ def test_identities_of_random_problems(seed, gamma):
     np.testing.assert_allclose(policy_evaluation(mdp, greedy(best_q), gamma)[0], best, atol=1e-8)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000))
 def test_the_soft_optimum_is_the_value_plus_the_entropy_of_its_own_policy(seed):
     mdp, temperature, gamma = random_mdp(states=5, actions=3, branching=2, seed=seed), 0.3, 0.6

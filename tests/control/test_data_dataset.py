@@ -127,7 +127,7 @@ def test_returns_to_go_by_hand():
     assert "returns" not in TransitionDataset(three_episodes()).sample(4)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.floats(-10, 10, width=32), st.booleans()), min_size=1, max_size=40), st.floats(0, 1))
 def test_returns_to_go_satisfy_their_recursion(steps, gamma):
     rewards = np.array([reward for reward, _ in steps], dtype=np.float32)

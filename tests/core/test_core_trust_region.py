@@ -134,7 +134,7 @@ def test_the_constrained_step_by_hand(cost, expected):
 numbers = st.floats(-2, 2).map(lambda value: round(value, 2))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     g=st.tuples(numbers, numbers).filter(lambda v: math.hypot(*v) > 0.1),
     b=st.tuples(numbers, numbers).filter(lambda v: math.hypot(*v) > 0.1),
@@ -157,7 +157,7 @@ def test_no_allowed_point_of_the_ball_is_better(g, b, scale, cost):
         assert b @ step <= (ball @ b).min() + 1e-6
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 1000))
 def test_conjugate_gradients_solve_a_system_in_as_many_steps_as_it_has_unknowns(seed):
     generator = torch.Generator().manual_seed(seed)

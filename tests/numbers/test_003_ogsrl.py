@@ -41,7 +41,7 @@ def test_one_training_point_in_twenty_is_refused(count):
     assert abs(int(Guardian.fit(points).refuses(points).sum()) - 0.05 * count) <= 1
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000), st.floats(0.1, 10.0), st.floats(-5.0, 5.0))
 def test_units_do_not_matter(seed, factor, shift):
     points = np.random.default_rng(seed).standard_normal((20, 2))
@@ -139,7 +139,7 @@ def test_advantages_of_rewards_and_costs_by_hand():
     assert float(batch.episode_cost) == 1.0 and float(batch.episode_length) == 2.0
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000))
 def test_each_head_is_the_usual_advantage_of_its_own_reward(seed):
     generator = torch.Generator().manual_seed(seed)

@@ -77,7 +77,7 @@ def test_without_the_projection_it_is_the_true_gradient_where_the_target_copy_is
     assert_close(gradient("state", "forward", "backward"), gradient("state", "both"))
 
 
-@settings(deadline=None, max_examples=30, derandomize=True)
+@settings(max_examples=30, derandomize=True)
 @given(st.lists(st.floats(-3, 3), min_size=8, max_size=8), st.sampled_from([("policy", "value"), ("q", "value/x")]))
 def test_the_projection_serves_any_two_named_losses(numbers, names):
     first, second = tensor(numbers).double().view(2, 4)

@@ -65,7 +65,6 @@ def test_the_penalty_is_zero_at_a_recorded_pair(row, beta):
     assert penalty(action, model.search(state, action)).item() == 0.0
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(-1, 1, width=32), min_size=5, max_size=5), st.integers(0, 2**31))
 def test_with_a_large_weight_of_the_state_it_is_td3_bc(actions, seed):
     pairs = [(float(state), action) for state, action in enumerate(actions)]
@@ -85,7 +84,7 @@ def test_several_neighbours_are_averaged_and_the_authors_code_takes_the_last_of_
         assert_close(fitted(k=k, variant="released").search(*query).item(), last)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 2**31), st.integers(1, 4), st.sampled_from([0.5, 2.0, 7.5]))
 def test_the_search_agrees_with_looking_at_every_row(seed, k, beta):
     draw = torch.Generator().manual_seed(seed)

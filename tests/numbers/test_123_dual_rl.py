@@ -98,7 +98,7 @@ def test_optimal_value_of_a_single_state(critic, value):
     assert_close(optimum(**critic), value, atol=1e-6, rtol=0)
 
 
-@settings(deadline=None, max_examples=30, derandomize=True)
+@settings(max_examples=30, derandomize=True)
 @given(st.lists(st.floats(-6, 6), min_size=1, max_size=8), st.floats(0.51, 0.99))
 def test_total_variation_is_quantile_regression(errors, lam):
     loss, _ = losses(errors, loss="total_variation", lam=lam)
@@ -122,7 +122,7 @@ def test_chi_square_is_stationary_where_the_ratios_have_the_mean_that_lam_asks_f
     assert_close((lam * ratio.mean()).item(), 1 - lam, atol=1e-6, rtol=0)
 
 
-@settings(deadline=None, max_examples=30, derandomize=True)
+@settings(max_examples=30, derandomize=True)
 @given(st.lists(st.floats(-6, 6), min_size=1, max_size=8), st.floats(0.05, 1.0))
 def test_the_released_chi_square_differs_only_below_minus_four(errors, lam):
     masked, _ = losses(errors, loss="chi_square", lam=lam)
@@ -132,7 +132,7 @@ def test_the_released_chi_square_differs_only_below_minus_four(errors, lam):
     assert (released[~near] > masked[~near] - 1e-12).all()
 
 
-@settings(deadline=None, max_examples=30, derandomize=True)
+@settings(max_examples=30, derandomize=True)
 @given(st.floats(-6, 6))
 def test_conjugates_have_the_density_ratio_as_derivative(y):
     for divergence in DIVERGENCES.values():

@@ -86,7 +86,7 @@ def test_the_variant_with_a_mean():
     assert_close(values.grad[0, :3, 0], tensor(GAPS, dtype=torch.float64) / 3.1)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.floats(-20, 20), min_size=2, max_size=6), st.floats(0.01, 10.0))
 def test_the_variants_agree_for_equal_values_and_are_ordered_otherwise(values, gap):
     gaps = [gap * (i + 1) for i in range(len(values))]
@@ -97,7 +97,7 @@ def test_the_variants_agree_for_equal_values_and_are_ordered_otherwise(values, g
     assert penalty(same, variant="mean").item() == pytest.approx(values[0], abs=1e-9)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.floats(-20, 20), min_size=2, max_size=6), st.floats(-5, 5))
 def test_with_equal_gaps_it_is_the_penalty_of_cql_over_the_simulated_batch(values, real_q):
     # log mean e^Q - Q_real
@@ -146,7 +146,7 @@ def test_gradients_of_the_weighted_errors():
     assert_close(values.grad, tensor([[0.5], [2.0], [6.0]]).expand(2, 3, 1))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.floats(-3, 3), min_size=4, max_size=4))
 def test_with_equal_dynamics_and_equal_shares_it_is_twice_the_usual_regression(rewards):
     batch = rows(

@@ -41,7 +41,7 @@ def test_rectified_huber_is_a_regression_that_any_critic_can_take():
     assert_close(batch.value_pred.grad, -tensor([slopes], dtype=torch.float64))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.floats(-20, 20))
 def test_signed_error_is_the_symmetric_one_with_a_sign(error):
     e = tensor(error, dtype=torch.float64)
@@ -115,7 +115,7 @@ def test_ordered_heads_do_not_depend_on_their_order():
     assert_close(leaf.grad[:, 0, 0], order_weights(4)[[3, 0, 2, 1]])
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=9))
 def test_the_ordered_mean_lies_between_the_smallest_and_the_mean(values):
     nodes = tensor(values, dtype=torch.float64)[:, None, None]

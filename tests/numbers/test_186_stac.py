@@ -13,7 +13,7 @@ from unirl import make
 from unirl.critics.gaussian_losses import LikelihoodLoss
 from unirl.critics.returns import GaussianReturns
 
-FAST = settings(max_examples=30, deadline=None, derandomize=True)
+FAST = settings(max_examples=30, derandomize=True)
 
 
 def of_one(y: float, mean: float, sigma: float, **options: float) -> tuple[float, float, float]:

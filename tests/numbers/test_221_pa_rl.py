@@ -82,7 +82,7 @@ def test_every_state_has_its_own_candidates():
     assert abs(share - found.weights()[1, 0].item()) < 0.08
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=6), st.floats(0.0, 3.0), st.integers(0, 4))
 def test_no_action_becomes_worse(start, step_size, steps):
     actions = tensor(start, dtype=torch.float64)[:, None]
@@ -91,7 +91,7 @@ def test_no_action_becomes_worse(start, step_size, steps):
     assert not found.actions.requires_grad
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.lists(st.floats(-3, 3), min_size=1, max_size=6), st.integers(1, 6))
 def test_rows_of_a_group_get_the_weights_that_actions_without_steps_get(scores, keep):
     keep, score = min(keep, len(scores)), tensor(scores, dtype=torch.float64)

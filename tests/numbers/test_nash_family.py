@@ -176,7 +176,7 @@ def test_mirror_prox_shrinks_the_distance_by_one_plus_two_tau_in_every_random_ga
     assert worst > 0.9  # the bound is nearly attained, so the games are hard enough to break a wrong rate
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10_000), step=st.floats(0.05, 1.5), tau=st.floats(0.01, 0.5))
 def test_extragradient_is_mirror_prox_with_another_name_for_the_step(seed, step, tau):
     of, start = random_game(seed)
@@ -184,7 +184,7 @@ def test_extragradient_is_mirror_prox_with_another_name_for_the_step(seed, step,
     assert_close(ours, iterates(nash_mirror_prox_step, of, 1 / step - tau, tau, 5, start), atol=1e-12, rtol=0.0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10_000), tau=st.floats(0.05, 1.0))
 def test_exploitability_is_never_negative_and_half_of_the_duality_gap(seed, tau):
     of, log_policy = random_game(seed)

@@ -9,9 +9,7 @@ from torch import Tensor
 
 from unirl import Batch
 
-settings.register_profile(
-    "parts", max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
-)
+settings.register_profile("parts", max_examples=20, derandomize=True, suppress_health_check=list(HealthCheck))
 settings.load_profile("parts")
 
 

@@ -3,12 +3,11 @@
 python benchmarks/offline.py --data FOLDER      hours on two cores; FOLDER has hopper_medium-v5.hdf5 and the like
 """
 
-import argparse
 from itertools import product
 from pathlib import Path
 
 import yaml
-from scores import PeerRun, compare, peers, write
+from scores import PeerRun, compare, parser, peers, write
 
 from unirl.config import group_config
 
@@ -40,14 +39,9 @@ def task_files(data: Path, folder: Path) -> list[Path]:
 
 def main() -> None:
     """Train, collect, write the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--updates", type=int, default=20_000)
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--methods", nargs="*")
-    parser.add_argument("--peers", default=".venv-peers/bin/python")
-    parser.add_argument("--out", type=Path, default=Path("out/offline_hopper"))
-    options = parser.parse_args()
+    arguments = parser(__doc__, "updates", 20_000, "out/offline_hopper")
+    arguments.add_argument("--data", type=Path, required=True)
+    options = arguments.parse_args()
     tasks = task_files(options.data.resolve(), options.out / "tasks")
     overrides = [f"task=[{','.join(map(str, tasks))}]", f"seeds={options.seeds}", f"iterations={options.updates}"]
     overrides += [f"method=[{','.join(options.methods)}]"] if options.methods else []

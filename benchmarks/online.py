@@ -3,11 +3,9 @@
 python benchmarks/online.py      hours on two cores
 """
 
-import argparse
 from itertools import product
-from pathlib import Path
 
-from scores import PeerRun, compare, peers, write
+from scores import PeerRun, compare, parser, peers, write
 
 ENVIRONMENTS = {"hopper": "Hopper-v5", "halfcheetah": "HalfCheetah-v5"}
 ALGORITHMS = ("SAC", "TD3", "PPO")
@@ -24,13 +22,8 @@ Learning is short: papers train 20 times as long. `python benchmarks/online.py` 
 
 def main() -> None:
     """Train, collect, write the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=50_000)
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--methods", nargs="*")
-    parser.add_argument("--peers", default=".venv-peers/bin/python")
-    parser.add_argument("--out", type=Path, default=Path("out/online"))
-    options = parser.parse_args()
+    arguments = parser(__doc__, "steps", 50_000, "out/online")
+    options = arguments.parse_args()
     overrides = [f"seeds={options.seeds}", f"samples={options.steps}"]
     overrides += [f"method=[{','.join(options.methods)}]"] if options.methods else []
     ours = compare("online", options.out / "unirl", overrides)

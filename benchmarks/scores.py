@@ -3,6 +3,7 @@
 Runs that are there are not made again, so an interrupted benchmark goes on where it stopped.
 """
 
+import argparse
 import json
 import os
 import statistics
@@ -34,6 +35,17 @@ class PeerRun:
     def name(self) -> str:
         """Of its result's file."""
         return f"{self.library}-{self.method}-{self.task}-{self.seed}".lower()
+
+
+def parser(description: str | None, budget: str, default: int, out: str) -> argparse.ArgumentParser:
+    """The options that both benchmarks have; `--BUDGET` is how long a run is."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument(f"--{budget}", type=int, default=default)
+    made.add_argument("--seeds", type=int, default=2)
+    made.add_argument("--methods", nargs="*")
+    made.add_argument("--peers", default=".venv-peers/bin/python")
+    made.add_argument("--out", type=Path, default=Path(out))
+    return made
 
 
 def compare(preset: str, out: Path, overrides: Sequence[str]) -> list[dict[str, Any]]:

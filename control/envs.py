@@ -183,12 +183,16 @@ class ActionSpace:
 
 @dataclass(frozen=True)
 class Step:
-    """What a step of several environments led to: the observation before any reset, [E, O], and [E] each."""
+    """What a step of several environments led to: the observation before any reset, [E, O], and [E] each.
+
+    `cost` is `info["cost"]` (0 or more), None where the environments report none.
+    """
 
     observation: Array
     reward: Array
     terminated: Array
     truncated: Array
+    cost: Array | None = None
 
 
 class Envs:
@@ -202,8 +206,7 @@ class Envs:
         self._make = make
         self._envs: list[Env | None] = [None] * count  # made when first reset
         self.observation: Array = np.zeros((count, observation_size), dtype=np.float32)
-        self._costs: list[Array] = []
-        self._has_costs = False
+        self._reports_cost: bool | None = None  # not known before the first step
 
     def __len__(self) -> int:
         return len(self._envs)
@@ -220,25 +223,25 @@ class Envs:
         self.observation[index], _ = self.env(index).reset(seed=seed)
 
     def step(self, actions: Array, indices: Sequence[int] | Array | None = None) -> Step:
-        """Step all environments, or those of the given indices, with one action (in their own units) each."""
+        """Step all environments, or those of the given indices, with one action (in their own units) each.
+
+        Raises `UserError` where a cost is reported in some steps only.
+        """
         chosen = range(len(self._envs)) if indices is None else indices
         count = len(actions)
         reward = np.empty(count)
         terminated, truncated = np.empty(count, dtype=bool), np.empty(count, dtype=bool)
-        cost = np.zeros(count)
+        costs: list[float] = []
         for k, (i, action) in enumerate(zip(chosen, actions, strict=True)):
             self.observation[i], reward[k], terminated[k], truncated[k], info = self.env(i).step(action)
             if "cost" in info:
-                cost[k], self._has_costs = info["cost"], True
-        if self._has_costs:
-            self._costs.append(cost)
+                costs.append(info["cost"])
+        if self._reports_cost is None:
+            self._reports_cost = bool(costs)
+        if len(costs) != (count if self._reports_cost else 0):
+            raise UserError("the environment reports info['cost'] in some steps only; report 0.0 where there is none")
         after = self.observation.copy() if indices is None else self.observation[indices]
-        return Step(after, reward, terminated, truncated)
-
-    def take_costs(self) -> list[Array]:
-        """Costs (`info["cost"]`) of every step since the last call, in the order of its actions; none without costs."""
-        costs, self._costs = self._costs, []
-        return costs
+        return Step(after, reward, terminated, truncated, np.array(costs) if self._reports_cost else None)
 
     def snapshot(self, index: int) -> Snapshot:
         """The state of one environment."""

@@ -29,6 +29,8 @@ class GoalReplay:
     Source: Ghosh et al. 2021 (GCSL).
     """
 
+    like = "replay"
+
     def __init__(
         self,
         batch: int = 256,

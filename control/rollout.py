@@ -44,10 +44,11 @@ class Recorder:
 
 @dataclass(frozen=True)
 class Episodes:
-    """Raw return and length of every episode, [N] each."""
+    """Raw return and length of every episode, and the sum of its costs where there are costs, [N] each."""
 
     returns: Array
     lengths: Array
+    costs: Array | None
 
 
 def play_segment(
@@ -91,6 +92,7 @@ def _recorded(normal: Array, choice: Choice, step: Step, after: Array) -> dict[s
         "reward": step.reward,
         "terminated": step.terminated,
         "truncated": step.truncated,
+        "cost": step.cost,
     }
     return {name: value for name, value in kept.items() if value is not None}
 
@@ -111,7 +113,8 @@ def play_episodes(
     """
     starts = _GroupStarts(envs, seeds, group_size)
     total = len(seeds) * group_size
-    returns, lengths = np.zeros(total), np.zeros(total, dtype=np.int64)
+    returns, lengths, costs = np.zeros(total), np.zeros(total, dtype=np.int64), np.zeros(total)
+    step: Step | None = None
     slots = np.arange(min(len(envs), total))
     rows = slots.copy()  # the row that each active slot plays
     waiting = len(slots)
@@ -126,6 +129,8 @@ def play_episodes(
             recorder.add(rows, lengths[rows], _recorded(normal, choice, step, after))
         returns[rows] += step.reward
         lengths[rows] += 1
+        if step.cost is not None:
+            costs[rows] += step.cost
         normal = after
         ended = step.terminated | step.truncated
         if ended.any():
@@ -136,7 +141,7 @@ def play_episodes(
                 rows[k], kept[k] = waiting, True
                 waiting += 1
             slots, rows, normal = slots[kept], rows[kept], normal[kept]
-    return Episodes(returns, lengths)
+    return Episodes(returns, lengths, None if step is None or step.cost is None else costs)
 
 
 class _GroupStarts:
@@ -175,13 +180,14 @@ def as_batch(tables: dict[str, Array], device: torch.device, **rows: Array) -> B
     made = {name: _tensor(table, device) for name, table in tables.items()}
     names = ("observation", "action", "raw_action", "next_observation")
     inputs = {name: made.pop(name) for name in names if name in made}
-    action, raw = inputs["action"], made.pop("raw_reward", None)
+    action = inputs["action"]
+    rewards = {kind: made.pop(name) for kind, name in (("raw", "raw_reward"), ("cost", "cost")) if name in made}
     return Batch(
         **made,
         **{name: _tensor(values, device) for name, values in rows.items()},
         inputs=inputs,
         reference_action=action if action.is_floating_point() else None,
-        rewards=None if raw is None else {"raw": raw},
+        rewards=rewards or None,
     )
 
 

@@ -11,10 +11,9 @@ import torch
 from unirl.batch import Batch
 from unirl.control.acting import Actor
 from unirl.control.asked_return import AskedReturn, ReturnToGo
-from unirl.control.costs import CostRecorder, segment_costs, with_costs
 from unirl.control.envs import ActionSpace, Array, Env, Envs, make_env, simulator_of
 from unirl.control.normalize import ObservationNormalizer, RewardScaler
-from unirl.control.rollout import as_batch, play_episodes, play_segment, row_scores
+from unirl.control.rollout import Recorder, as_batch, play_episodes, play_segment, row_scores
 from unirl.errors import RunWarning, UserError
 from unirl.perturbation import flattened
 
@@ -82,21 +81,19 @@ class Worlds:
         scores, self._returns[0] = row_scores(tables["reward"], ended, self._returns[0])
         self._returns[1] = self._scale_rewards(tables, ended, self._returns[1])
         rows = np.arange(count)
-        batch = as_batch(tables, self.device, score=scores, group=rows, prompt_id=rows, source=np.zeros_like(rows))
-        return with_costs(batch, segment_costs(self._envs))
+        return as_batch(tables, self.device, score=scores, group=rows, prompt_id=rows, source=np.zeros_like(rows))
 
     def episodes(self, n: int, group_size: int, act: Actor, source: Array) -> Batch:
         """`n` whole episodes in groups of `group_size` from the same state; `source` [n] marks who plays them."""
         seeds = self.rng.integers(self.start_states or _SEEDS, size=n // group_size)
-        recorder, observe = CostRecorder(self._episode_envs), self.normalizer.observe
+        recorder, observe = Recorder(), self.normalizer.observe
         played = play_episodes(self._episode_envs, seeds.tolist(), self.actions, act, observe, recorder, group_size)
         tables = recorder.tables(n)
-        costs = tables.pop("cost", None)
         ended = tables["terminated"] | tables["truncated"]
         self._scale_rewards(tables, ended, np.zeros(n))
         group = np.arange(n // group_size).repeat(group_size)
         rows = {"score": played.returns, "group": group, "prompt_id": seeds[group], "source": source}
-        return with_costs(as_batch(tables, self.device, **rows), costs)
+        return as_batch(tables, self.device, **rows)
 
     def evaluate(self, act: Actor, episodes: int, perturb: Mapping[str, Any] | None = None) -> dict[str, float]:
         """Whole episodes from the same reset seeds every time; see `ControlDomain.evaluate`."""
@@ -110,9 +107,8 @@ class Worlds:
             "score_std": float(played.returns.std()),
             "length": float(played.lengths.mean()),
         }
-        costs = envs.take_costs()
-        if costs:
-            result["cost"] = float(sum(cost.sum() for cost in costs)) / episodes
+        if played.costs is not None:
+            result["cost"] = float(played.costs.mean())
         normalized = _normalized_score(self.task, result["score"])
         return result if normalized is None else result | {"normalized_score": normalized}
 

@@ -90,6 +90,9 @@ FIELDS: dict[str, tuple[str, str]] = {  # name -> (shape, who usually fills it)
     "temperature": (WHOLE, "the method: the current coefficient of its entropy regularizer"),
 }
 
+# Values of `source`: whose decisions a row holds. Beside a mixture, an expert's rows are the recorded ones.
+POLICY, OPPONENT, RECORDED, MIXTURE = range(4)
+
 _NOT_ROWS = (PAIRS, WHOLE)
 Nested = dict[str, Tensor]
 Rows = dict[str, Any]  # a tensor or `Nested` for each field

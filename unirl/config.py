@@ -21,6 +21,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from unirl.errors import UserError, unknown
+from unirl.registry import part_class
 
 GROUPS = ("method", "domain", "task", "model")
 # Sections whose keys are checked by whoever reads them: parts know their hyper-parameters, a simulator its options.
@@ -28,9 +29,6 @@ OPEN_SECTIONS = (
     "method", "task.data_options", "task.env_kwargs", "task.demonstrations", "task.preferences", "task.pretrain",
     "task.verifier", "task.overrides", "task.perturb", "task.simulator", "task.expert_data", "model.lora",
 )  # fmt: skip
-
-# sources that take the defaults and budgets of another
-SAME_DEFAULTS = {"expert_mix": "offline", "goal_replay": "replay"}
 
 
 def compose(overrides: Sequence[str]) -> dict[str, Any]:
@@ -183,9 +181,13 @@ def _layered_method(groups: Mapping[str, Mapping[str, Any]]) -> DictConfig | Lis
 
 
 def _source_name(method: Mapping[str, Any]) -> str:
+    """Whose defaults and budgets the method's source takes: its own, or those of the source that it says it is like."""
     source = method.get("source") or {}
     name = str(source if isinstance(source, str) else source.get("name", "online"))
-    return SAME_DEFAULTS.get(name, name)
+    try:
+        return str(getattr(part_class("source", name), "like", name))
+    except UserError:  # a plugin's, which is imported later, or none at all, which is said then
+        return name
 
 
 def _fill_budget(config: Any, groups: Mapping[str, Mapping[str, Any]]) -> None:

@@ -202,7 +202,7 @@ class Method:
         return {
             f"coefficient/{term.penalty.registered_name}": term.coefficient.value(progress)
             for term in self.terms
-            if term.coefficient.registered_name != "fixed"
+            if term.coefficient.changes
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -233,7 +233,7 @@ class Method:
     def _temperature(self, batch: Batch) -> Any:
         progress = float(batch.get("progress", 0.0))
         for term in self.terms:
-            if term.penalty.registered_name == "entropy":
+            if getattr(term.penalty, "sets_temperature", False):
                 return term.coefficient.value(progress)
         return 0.0
 

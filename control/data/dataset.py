@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unirl.batch import Batch
+from unirl.batch import RECORDED, Batch
 from unirl.control.data.collect import gather, make_continuous, policy_function
 from unirl.control.data.d4rl import MEMMAP_ABOVE, find_d4rl, read_d4rl
 from unirl.control.data.minari_files import is_minari_id, read_minari, read_minari_folder
@@ -26,7 +26,6 @@ from unirl.control.data.transitions import (
 )
 from unirl.errors import UserError, unknown
 
-DEMONSTRATION = 2  # value of `source` in every row
 STD_FLOOR = 1e-3  # added to the standard deviation of observations (TD3+BC)
 RETURN_RANGE = 1000.0  # IQL scales locomotion rewards to this range of returns
 
@@ -139,7 +138,7 @@ class TransitionDataset:
         """`n` transitions drawn uniformly with replacement, one decision each, [n, 1]."""
         index = torch.randint(len(self), (n,), generator=self._generator)
         if n not in self._constants:
-            self._constants[n] = torch.ones(n, 1, dtype=torch.bool), torch.full((n,), DEMONSTRATION)
+            self._constants[n] = torch.ones(n, 1, dtype=torch.bool), torch.full((n,), RECORDED)
         mask, source = self._constants[n]
         return self._at(index.unsqueeze(1), mask=mask, source=source)
 
@@ -256,7 +255,7 @@ class TransitionDataset:
             next_reference_action=self._next_action(index) if self.options.next_action else None,
             returns=None if self._returns is None else pick(self._returns),
             score=score,
-            source=torch.full((len(index),), DEMONSTRATION) if source is None else source,
+            source=torch.full((len(index),), RECORDED) if source is None else source,
         )
 
     def _next_action(self, index: Tensor) -> Tensor:

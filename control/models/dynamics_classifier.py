@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
+from unirl.batch import RECORDED as REAL
 from unirl.control.models.auxiliary import AuxiliaryModel
 from unirl.control.networks import MLP, hidden_sizes
-from unirl.critics.dynamics import REAL
 from unirl.errors import UserError
 from unirl.registry import register
 

@@ -6,7 +6,7 @@ from unirl.compare import plan as plans
 from unirl.errors import UserError
 from unirl.processors import usable_cores
 
-DOMAIN_OF = {"hopper": "control", "addition": "llm", "d4rl/hopper": "control"}
+DOMAIN_OF = {"hopper": "control", "addition": "llm", "d4rl/hopper": "control", "d4rl-hopper": "control"}
 ONLY = {"dpo": ["llm"], "sac": ["control"]}
 
 
@@ -130,6 +130,7 @@ def test_usable_cores_heed_control_groups(tmp_path, monkeypatch, files, own, cor
         (["jobs=0"], "at least 1"),
         (["method=[ppo"], "cannot read"),
         (["cells=[{when: ppo, set: ['a=1']}]"], "unknown condition"),
+        (["method=ppo", "task=[d4rl/hopper,d4rl-hopper]"], "would share a folder"),
     ],
 )
 def test_what_a_user_gets_wrong_is_said_in_one_line(arguments, message):

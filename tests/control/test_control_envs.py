@@ -61,6 +61,22 @@ def test_uniform_log_density():
     assert ActionSpace(gym.spaces.Discrete(4)).uniform_logp() == pytest.approx(np.log(0.25))
 
 
+def test_costs_come_with_every_step_or_with_none():
+    class Toll(gym.Wrapper):
+        steps = 0
+
+        def step(self, action):
+            *outcome, info = self.env.step(action)
+            self.steps += 1
+            return (*outcome, info | {"cost": 0.5} if self.steps > 1 else info)
+
+    envs = Envs(lambda: Toll(make_env({"env": "CartPole-v1"})), 1, 4)
+    envs.reset(0, seed=0)
+    assert envs.step(np.array([0])).cost is None
+    with pytest.raises(UserError, match=r"info\['cost'\] in some steps only; report 0.0"):
+        envs.step(np.array([0]))
+
+
 def test_unsupported_action_spaces_are_refused():
     with pytest.raises(UserError, match="it must be a Discrete or a flat Box"):
         ActionSpace(gym.spaces.MultiBinary(3))

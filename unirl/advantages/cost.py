@@ -32,7 +32,7 @@ class GAEWithCost:
     def __call__(self, batch: Batch) -> Batch:
         """The batch with both advantages filled."""
         if "rewards.cost" not in batch:
-            raise UserError("advantage 'gae_with_cost': this world reports no costs; task=dosing does, for example")
+            raise UserError("advantage 'gae_with_cost': this world reports no costs (an environment's info['cost'])")
         gae, cost = GAE(self.gamma, self.lam), batch.rewards["cost"]
         value, following = batch.value, batch.next_value
         paid, spent = (

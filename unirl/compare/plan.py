@@ -79,6 +79,10 @@ def make_plan(arguments: Sequence[str]) -> Plan:
                 )
                 for seed in seeds
             ]
+    if len({cell.folder for cell in cells}) < len(cells):
+        raise UserError(
+            "two of the methods or tasks have the same name, so their runs would share a folder; rename one"
+        )
     if not cells:
         raise UserError(f"nothing to compare: {'; '.join(skipped)}  see: unirl methods")
     return Plan(tuple(cells), tuple(dict.fromkeys(skipped)), out, _jobs(settings["jobs"]))

@@ -1,7 +1,5 @@
 """Critics that pay for leaving the data at the next state."""
 
-from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,7 +7,6 @@ from torch import Tensor
 
 from unirl.batch import Batch
 from unirl.critics.q import Q
-from unirl.domain import Requirements
 from unirl.registry import register
 
 
@@ -30,45 +27,15 @@ class BehaviorQ(Q):
     """
 
     def __init__(
-        self,
-        *,
-        penalty: float = 1.0,
-        layer_norm: bool = True,
-        heads: int = 2,
-        loss: str = "mse",
-        target: str = "min",
-        gamma: float = 0.99,
-        tau: float = 0.005,
-        smoothing: Mapping[str, float] | None = None,
-        target_policy: bool = True,
-        half: bool = False,
-        coef: float = 1.0,
-        **regression: Any,
+        self, *, penalty: float = 1.0, layer_norm: bool = True, target_policy: bool = True, **options: Any
     ) -> None:
-        super().__init__(
-            heads=heads,
-            loss=loss,
-            target=target,
-            gamma=gamma,
-            tau=tau,
-            smoothing=smoothing,
-            target_policy=target_policy,
-            half=half,
-            coef=coef,
-            **regression,
-        )
-        self.penalty, self.layer_norm = penalty, layer_norm
+        super().__init__(layer_norm=layer_norm, target_policy=target_policy, **options)
+        self.penalty = penalty
 
     @property
     def reads(self) -> tuple[str, ...]:
         """Fields this needs."""
         return (*super().reads, "next_policy_action", "next_reference_action", "truncated")
-
-    def requirements(self) -> Requirements:
-        """Those of critic `q`, with normalised layers."""
-        needed = super().requirements()
-        assert needed.q is not None
-        return replace(needed, q=replace(needed.q, layer_norm=self.layer_norm))
 
     def _next(self, batch: Batch) -> Tensor:
         distance = (batch.next_policy_action - batch.next_reference_action).square().sum(-1)

@@ -3,12 +3,13 @@
 import torch
 from torch import Tensor
 
+from unirl.batch import RECORDED as EXPERT
 from unirl.batch import Batch
 from unirl.critics.heads import Aggregate, over_heads
 from unirl.critics.q import SoftQ
 from unirl.domain import Requirements
 from unirl.errors import UserError, unknown
-from unirl.reduce.of_source import EXPERT, share_of, share_of_others
+from unirl.reduce.of_source import share_of, share_of_others
 from unirl.registry import register
 
 STATES = ("all", "others", "expert")

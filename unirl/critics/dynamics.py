@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from unirl.batch import POLICY as SIMULATED
+from unirl.batch import RECORDED as REAL
 from unirl.batch import Batch
 from unirl.critics.q import Q
 from unirl.domain import Requirements
@@ -17,7 +19,6 @@ from unirl.errors import UserError, unknown
 from unirl.reduce.of_source import share_of
 from unirl.registry import register
 
-REAL, SIMULATED = 2, 0
 VARIANTS = ("log_sum_exp", "mean")
 BOUND = 1000.0  # of the penalty, either way
 _MODELS: Mapping[str, Mapping[str, Any]] = {"dynamics_classifier": {}}

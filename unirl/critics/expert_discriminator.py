@@ -3,9 +3,10 @@
 from torch import Tensor
 from torch.nn import functional as F
 
+from unirl.batch import RECORDED as EXPERT
 from unirl.batch import Batch
 from unirl.domain import Requirements
-from unirl.reduce.of_source import EXPERT, share_of, share_of_others
+from unirl.reduce.of_source import share_of, share_of_others
 from unirl.registry import register
 
 

@@ -59,9 +59,8 @@ class GaussianQ(SoftQ):
         coef: float = 1.0,
     ) -> None:
         check_aggregate(target, "target of critic 'gaussian_q'", predicted=True)
-        super().__init__(heads=heads, gamma=gamma, tau=tau, coef=coef)
+        super().__init__(heads=heads, gamma=gamma, tau=tau, layer_norm=layer_norm, dropout=dropout, coef=coef)
         self.aggregate, self.target_policy = target, target_policy
-        self.layer_norm, self.dropout = layer_norm, dropout
         self.fit = gaussian_loss(loss, variant, rate, stabilize)
         self._generator = torch.Generator().manual_seed(seed)
 
@@ -70,10 +69,10 @@ class GaussianQ(SoftQ):
         """Fields this needs."""
         return (*super().reads, "q_data_std", "next_q_std")
 
-    def requirements(self) -> Requirements:
+    @property
+    def spec(self) -> QSpec:
         """Critics with a spread."""
-        spec = super().requirements().q or QSpec()
-        return Requirements(q=replace(spec, std=True, layer_norm=self.layer_norm, dropout=self.dropout))
+        return replace(super().spec, std=True)
 
     def loss(self, batch: Batch) -> Tensor:
         """The regression loss summed over heads, [N, T], not reduced."""

@@ -44,10 +44,14 @@ class JointQ(SoftQ):
         *("reward", "terminated", "temperature"),
     )
 
+    @property
+    def spec(self) -> QSpec:
+        """Critics that normalise over the batch, without copies."""
+        return replace(super().spec, tau=None, batch_norm=True)
+
     def requirements(self) -> Requirements:
-        """Critics that normalise over the batch, without copies, and the joint pass through them."""
-        spec = super().requirements().q or QSpec()
-        return Requirements(q=replace(spec, tau=None, batch_norm=True), models={"joint_pass": {}})
+        """The critics, and the joint pass through them."""
+        return super().requirements().and_also(Requirements(models={"joint_pass": {}}))
 
     def loss(self, batch: Batch) -> Tensor:
         """The squared error summed over heads, [N, T], not reduced."""

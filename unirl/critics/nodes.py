@@ -1,5 +1,6 @@
 """A state-action critic of sorted nodes that shares one backward pass with the policy that it judges."""
 
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -45,8 +46,9 @@ class NodeQ(Q):
         coef: float = 1.0,
         **regression: Any,
     ) -> None:
-        super().__init__(heads=heads, loss=loss, target=target, gamma=gamma, tau=tau, coef=coef, **regression)
-        self.atoms, self.cost, self.layer_norm = atoms, cost, layer_norm
+        networks: dict[str, Any] = {"heads": heads, "tau": tau, "layer_norm": layer_norm}
+        super().__init__(loss=loss, target=target, gamma=gamma, coef=coef, **networks, **regression)
+        self.atoms, self.cost = atoms, cost
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -54,10 +56,14 @@ class NodeQ(Q):
         cost = SCALES if self.cost else ()
         return ("q_data", "reward", "terminated", "next_target_q_pred", *cost, *self.regression.reads)
 
+    @property
+    def spec(self) -> QSpec:
+        """Critics with nodes."""
+        return replace(super().spec, atoms=self.atoms)
+
     def requirements(self) -> Requirements:
         """The nodes, and where the cost is charged what the policy says of its actions' strength."""
-        spec = QSpec(heads=self.heads, atoms=self.atoms, tau=self.tau, layer_norm=self.layer_norm)
-        return Requirements(q=spec, models={"action_scale": {}} if self.cost else {})
+        return super().requirements().and_also(Requirements(models={"action_scale": {}} if self.cost else {}))
 
     def loss(self, batch: Batch) -> Tensor:
         """The regression's loss, the mean over nodes, [N, T], not reduced."""

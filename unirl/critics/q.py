@@ -15,7 +15,10 @@ from unirl.registry import register
 
 BOOTSTRAPS = {"q": "next_q", "value": "next_value", "target_value": "next_target_value"}
 SMOOTHING = ("std", "clip")
-OPTIONS = ("heads", "loss", "target", "gamma", "tau", "smoothing", "target_policy", "bootstrap", "half", "coef")
+OPTIONS = (
+    *("heads", "loss", "target", "gamma", "tau", "smoothing", "target_policy", "bootstrap"),
+    *("layer_norm", "dropout", "half", "coef"),
+)
 
 
 @register("critic", "q")
@@ -37,6 +40,7 @@ class Q:
     bootstrap: "q" uses the target critics of the policy's next action (`next_q`), "value" the state value
         `next_value` in their place (IQL), "target_value" that of its copy, which moves by tau too (SAC of 2018,
         off-policy MDPO).
+    layer_norm, dropout: of the hidden layers.
     coef: factor on the loss.
 
     Reads `q_data` [heads, N, T], `reward`, `terminated` and what it bootstraps from. Raises `UserError` for
@@ -56,6 +60,8 @@ class Q:
         smoothing: Mapping[str, float] | None = None,
         target_policy: bool = False,
         bootstrap: str = "q",
+        layer_norm: bool = False,
+        dropout: float = 0.0,
         half: bool = False,
         coef: float = 1.0,
         **regression: Any,
@@ -70,23 +76,30 @@ class Q:
         self.regression = make_regression("q", OPTIONS, loss, regression)
         self.smoothing = dict(smoothing or {})
         self.target_policy, self.bootstrap, self.half, self.coef = target_policy, bootstrap, half, coef
+        self.layer_norm, self.dropout = layer_norm, dropout
 
     @property
     def reads(self) -> tuple[str, ...]:
         """Fields this needs."""
         return ("q_data", "reward", "terminated", BOOTSTRAPS[self.bootstrap], *self.regression.reads)
 
-    def requirements(self) -> Requirements:
-        """An ensemble of critics with target copies, and a state value if it bootstraps from one."""
-        spec = QSpec(
+    @property
+    def spec(self) -> QSpec:
+        """An ensemble of critics with target copies."""
+        return QSpec(
             heads=self.heads,
             tau=self.tau,
+            layer_norm=self.layer_norm,
+            dropout=self.dropout,
             smoothing_std=self.smoothing.get("std", QSpec.smoothing_std),
             smoothing_clip=self.smoothing.get("clip", QSpec.smoothing_clip),
             target_policy=self.target_policy,
         )
+
+    def requirements(self) -> Requirements:
+        """The critics, and a state value if it bootstraps from one."""
         state = {"q": None, "value": ValueSpec(), "target_value": ValueSpec(tau=self.tau)}
-        return Requirements(value=state[self.bootstrap], q=spec)
+        return Requirements(value=state[self.bootstrap], q=self.spec)
 
     def target(self, batch: Batch) -> Tensor:
         """The regression target y, [N, T], detached."""
@@ -129,13 +142,14 @@ class SoftQ(Q):
         target: Aggregate = "min",
         gamma: float = 0.99,
         tau: float = 0.005,
+        layer_norm: bool = False,
+        dropout: float = 0.0,
         half: bool = True,
         coef: float = 1.0,
         **regression: Any,
     ) -> None:
-        super().__init__(
-            heads=heads, loss=loss, target=target, gamma=gamma, tau=tau, half=half, coef=coef, **regression
-        )
+        networks: dict[str, Any] = {"heads": heads, "tau": tau, "layer_norm": layer_norm, "dropout": dropout}
+        super().__init__(loss=loss, target=target, gamma=gamma, half=half, coef=coef, **networks, **regression)
 
     @property
     def reads(self) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from unirl.batch import Batch
 from unirl.critics.q import SoftQ
 from unirl.critics.returns import Atoms
-from unirl.domain import QSpec, Requirements
+from unirl.domain import QSpec
 from unirl.errors import UserError
 from unirl.registry import register
 
@@ -53,14 +53,13 @@ class QuantileQ(SoftQ):
             raise UserError(f"critic 'quantile_q': {dropped} of {atoms} atoms are dropped; at least one must be left")
         if kappa <= 0:
             raise UserError(f"critic 'quantile_q': kappa is {kappa}; it must be positive")
-        super().__init__(heads=heads, gamma=gamma, tau=tau, coef=coef)
+        super().__init__(heads=heads, gamma=gamma, tau=tau, layer_norm=layer_norm, dropout=dropout, coef=coef)
         self.atoms, self.dropped, self.kappa = atoms, dropped, kappa
-        self.layer_norm, self.dropout = layer_norm, dropout
 
-    def requirements(self) -> Requirements:
+    @property
+    def spec(self) -> QSpec:
         """Critics with atoms."""
-        spec = super().requirements().q or QSpec()
-        return Requirements(q=replace(spec, atoms=self.atoms, layer_norm=self.layer_norm, dropout=self.dropout))
+        return replace(super().spec, atoms=self.atoms)
 
     def target(self, batch: Batch) -> Tensor:
         """The target atoms, [J, N, T], detached."""

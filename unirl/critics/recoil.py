@@ -3,11 +3,12 @@
 import torch
 from torch import Tensor
 
-from unirl.batch import Batch
+from unirl.batch import MIXTURE, Batch
+from unirl.batch import RECORDED as EXPERT
 from unirl.critics.q import Q
 from unirl.domain import Requirements, ValueSpec
 from unirl.errors import UserError
-from unirl.reduce.of_source import EXPERT, MIXTURE, share_of
+from unirl.reduce.of_source import share_of
 from unirl.registry import register
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unirl.batch import Batch, each_leaf
+from unirl.batch import Batch
 from unirl.errors import UserError
 from unirl.golden import PHI, plateau
 from unirl.memory.replay import Replay
@@ -56,13 +56,10 @@ class FadingReplay(Replay):
         for _ in range(self.repeat if first else 1):
             super().add(batch)
 
-    def sample(self, n: int) -> Batch:
-        """`n` stored decisions, the newer the likelier."""
-        if not self._store:
-            raise UserError("the replay buffer is empty; method.source.warmup must be at least 1")
+    def _drawn(self, n: int) -> Tensor:
+        """Places, the newer the likelier, [n]."""
         oldest = self._cursor if self._size == self.capacity else 0
-        at = (self._places_by_age(n) + oldest) % self._size
-        return Batch(**each_leaf(self._store, lambda leaf: leaf.index_select(0, at)))
+        return (self._places_by_age(n) + oldest) % self._size
 
     def _places_by_age(self, n: int) -> Tensor:
         """Places from the oldest, [n]: uniform draws, each kept with the probability of its weight."""

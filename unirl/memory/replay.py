@@ -58,11 +58,15 @@ class Replay:
             yield first + room, count - first - room, 0
 
     def sample(self, n: int) -> Batch:
-        """`n` stored decisions, uniformly."""
+        """`n` stored decisions, with replacement."""
         if not self._store:
             raise UserError("the replay buffer is empty; method.source.warmup must be at least 1")
-        at = torch.randint(self._size, (n,), generator=self._generator)
+        at = self._drawn(n)
         return Batch(**each_leaf(self._store, lambda leaf: leaf.index_select(0, at)))
+
+    def _drawn(self, n: int) -> Tensor:
+        """Which places of the store are sampled, [n]."""
+        return torch.randint(self._size, (n,), generator=self._generator)
 
     def state_dict(self) -> dict[str, Any]:
         """What is stored, the cursor and the generator."""

@@ -4,9 +4,6 @@ from torch import Tensor
 
 from unirl.batch import Batch
 
-EXPERT = 2  # `Batch.source` of an expert's rows; recorded rows have it in a hybrid source too
-MIXTURE = 3  # of recorded rows of mixed quality
-
 
 def of_source(batch: Batch, source: int) -> Batch:
     """The batch with the rows of other sources masked. Reads `source` [N]."""
@@ -19,13 +16,14 @@ def share_of(batch: Batch, source: int) -> Tensor:
     A loss times this has, under a mean over all decisions, the mean over this source's; without any of its rows it is
     0 throughout. Reads `source` [N].
     """
-    chosen = of_source(batch, source).mask
-    share: Tensor = chosen * (batch.mask.sum() / chosen.sum().clamp(min=1))
-    return share
+    return _share(batch, of_source(batch, source).mask)
 
 
 def share_of_others(batch: Batch, source: int) -> Tensor:
     """The same for the rows of all sources but this one, together. Reads `source` [N]."""
-    chosen = (batch.source != source)[:, None] & batch.mask
+    return _share(batch, (batch.source != source)[:, None] & batch.mask)
+
+
+def _share(batch: Batch, chosen: Tensor) -> Tensor:
     share: Tensor = chosen * (batch.mask.sum() / chosen.sum().clamp(min=1))
     return share

@@ -23,6 +23,7 @@ class Coefficient:
     """What every coefficient has; the defaults are those of one that neither learns nor remembers."""
 
     reads: tuple[str, ...] = ()
+    changes = True  # whether the log shows its strength
 
     def value(self, progress: float) -> float | Tensor:
         """The strength at this fraction of training done."""
@@ -56,6 +57,8 @@ class Fixed(Coefficient):
 
     value: the strength throughout training.
     """
+
+    changes = False
 
     def __init__(self, *, value: float) -> None:
         self.constant = float(value)

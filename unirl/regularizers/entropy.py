@@ -28,6 +28,7 @@ class Entropy:
 
     estimator: str = "exact"
     variant: str = "paper"
+    sets_temperature = True  # its coefficient is the `temperature` that soft critics read
 
     def __post_init__(self) -> None:
         if self.estimator not in READS:

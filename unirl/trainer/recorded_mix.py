@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-from unirl.batch import Batch
+from unirl.batch import MIXTURE, Batch
+from unirl.batch import RECORDED as EXPERT
 from unirl.domain import Domain
 from unirl.errors import UserError
-from unirl.reduce.of_source import EXPERT, MIXTURE
 from unirl.registry import register
 from unirl.trainer.sources import Offline
 
@@ -22,6 +22,8 @@ class ExpertMix:
     presented; with `{rewards: false}` a file may lack rewards. Raises `UserError` unless 0 < fraction < 1 and where
     a part of the batch would be empty.
     """
+
+    like = "offline"
 
     def __init__(self, fraction: float = 0.5, batch: int = 256, data: Mapping[str, Any] | None = None) -> None:
         if not 0 < fraction < 1:

@@ -10,13 +10,11 @@ from typing import Any, Protocol
 
 import torch
 
-from unirl.batch import Batch
+from unirl.batch import POLICY, RECORDED, Batch
 from unirl.domain import Dataset, Domain, Opponent
 from unirl.errors import UserError
 from unirl.memory.replay import Replay
 from unirl.registry import make, register
-
-DATASET = 2  # `Batch.source` of recorded rows; 0: the current policy, 1: its opponent
 
 
 class Source(Protocol):
@@ -229,8 +227,8 @@ class Hybrid:
     def next(self) -> Batch:
         """Recorded rows after replayed ones."""
         fresh, recorded = self._replay.next(), self._offline.next()
-        fresh = fresh.replace(source=torch.zeros(len(fresh), dtype=torch.long))
-        recorded = recorded.replace(source=torch.full((len(recorded),), DATASET))
+        fresh = fresh.replace(source=torch.full((len(fresh),), POLICY))
+        recorded = recorded.replace(source=torch.full((len(recorded),), RECORDED))
         return Batch.cat([fresh, recorded])
 
     def state_dict(self) -> dict[str, Any]:

@@ -5,11 +5,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 PEERS ?= .venv-peers
+VLLM ?= .venv-vllm
 PIP_FLAGS ?= --quiet --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check lint lint-quick format types bench docs clean
+.PHONY: help install demo test test-slow test-vllm check lint lint-quick format types bench docs clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -32,6 +33,9 @@ test: $(READY)  ## The whole test suite (at most 12 minutes on 2 cores)
 
 test-slow: $(READY)  ## Learning tests with several seeds
 	$(BIN)/pytest -m slow -n 2 --dist worksteal
+
+test-vllm: $(VLLM)/.installed  ## The tests of vLLM, in an environment of its own (2 to 4 minutes; a few more to make it, once)
+	$(VLLM)/bin/pytest tests/vllm_engines -n 2 --dist loadfile
 
 check: lint-quick types  ## While editing: linter, types, the import rule, the tests of parts and numbers (under a minute)
 	$(BIN)/pytest -m "not slow" -n 2 tests/numbers tests/parts tests/core
@@ -58,6 +62,15 @@ $(PEERS)/.installed: benchmarks/peers.txt constraints.txt
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/pip install $(PIP_FLAGS) -c constraints.txt torch
 	$(PEERS)/bin/pip install $(PIP_FLAGS) -c constraints.txt -r benchmarks/peers.txt
+	@touch $@
+
+# On processors, vLLM's build brings three packages that do not load beside torch's and break its import.
+$(VLLM)/.installed: pyproject.toml constraints.txt
+	@echo "Setting up $(VLLM) (a few minutes, once) ..."
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install $(PIP_FLAGS) -c constraints.txt torch
+	$(VLLM)/bin/pip install $(PIP_FLAGS) -c constraints.txt -e '.[llm,vllm]' pytest pytest-xdist pytest-timeout hypothesis
+	$(VLLM)/bin/pip uninstall $(PIP_FLAGS) --yes torchvision torchaudio torchcodec
 	@touch $@
 
 docs: $(READY)  ## Build the documentation site into site/

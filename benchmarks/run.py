@@ -35,12 +35,29 @@ def comparisons(ours: str, peers: str) -> dict[str, Comparison]:
     off_policy = ("task=halfcheetah", "method.source.updates=100", *CONTROL)
     sac_options, ppo_options = '{"warmup": 600, "learning_starts": 100}', '{"warmup": 4096}'
     million = ("task=hopper", "task.data={folder}/hopper_million.hdf5", *CONTROL)
-    grpo = {
-        pieces: tuple(
-            Side(name, python, f"{name}_grpo.py", ("1", pieces)) for name, python in (("unirl", ours), ("trl", peers))
+
+    def grpo(vocabulary: int, pieces: int, target: float) -> Comparison:
+        sides = (
+            Side(name, python, f"{name}_grpo.py", ("1", str(pieces), str(vocabulary)))
+            for name, python in (("unirl", ours), ("trl", peers))
         )
-        for pieces in ("1", "4")
-    }
+        name = f"grpo_trl_{vocabulary}_in_{pieces}"
+        return Comparison(name, "completion tokens/s", *sides, cores=(0, 1), target=target, memory_target=0.35)
+
+    def scoring(case: str, target: float | None = None) -> Comparison:
+        sides = (
+            Side(name, ours, "llm_scoring.py", (side, case, "16384"))
+            for name, side in (("unirl", "packed"), ("padded", "padded"))
+        )
+        return Comparison(f"scoring_{case}", "prompt and response tokens/s", *sides, target=target)
+
+    def generation(name: str, vocabulary: int, end: float, target: float | None = None) -> Comparison:
+        sides = (
+            Side(library, ours, f"{library}_generation.py", ("1", str(vocabulary), str(end)))
+            for library in ("unirl", "transformers")
+        )
+        return Comparison(f"generate_{name}", "drawn tokens/s", *sides, target=target)
+
     found = [
         Comparison(
             "sac_sbx", "environment steps/s", unirl(*sac), baselines("sbx", "SAC", "300", sac_options), target=1.35
@@ -69,6 +86,16 @@ def comparisons(ours: str, peers: str) -> dict[str, Comparison]:
             )
             for method, algorithm in (("td3_bc", "TD3PlusBC"), ("iql", "IQL"))
         ),
+        *(
+            Comparison(
+                f"{method}_plain",
+                "updates/s",
+                unirl("500", "iterations", "300", f"method={method}", *recorded),
+                Side("single-file code", ours, "plain_offline.py", ("500", method)),
+                target=1.3,
+            )
+            for method in ("td3_bc", "iql")
+        ),
         Comparison(
             "dsac_t_sac",
             "updates/s",
@@ -90,8 +117,15 @@ def comparisons(ours: str, peers: str) -> dict[str, Comparison]:
             replace(unirl("500", "iterations", "300", "method=td3_bc", *million), name="td3_bc"),
             target=round(1 / 1.3, 3),
         ),
-        Comparison("grpo_trl_4_pieces", "completion tokens/s", *grpo["4"], target=1.5, memory_target=0.5),
-        Comparison("grpo_trl_1_piece", "completion tokens/s", *grpo["1"], target=1.5, memory_target=0.5),
+        generation("4096", 4096, end=0.03, target=1.3),
+        generation("32768", 32768, end=0.03, target=1.3),
+        generation("equal_lengths", 4096, end=0.0),
+        grpo(4096, 1, target=1.7),
+        grpo(32768, 1, target=2.2),
+        grpo(32768, 4, target=2.2),
+        scoring("mixed", target=1.6),
+        *(scoring(case) for case in ("64x64", "256x128", "512x128")),
+        scoring("1024x128", target=2.5),
     ]
     return {comparison.name: comparison for comparison in found}
 
@@ -107,7 +141,9 @@ def main() -> None:
     options = parser.parse_args()
     known = comparisons(options.ours, options.peers)
     for name in options.names or known:
-        comparison = replace(known[name], cores=(options.core,), pairs=options.pairs or known[name].pairs)
+        comparison = replace(known[name], pairs=options.pairs or known[name].pairs)
+        if len(comparison.cores) == 1:
+            comparison = replace(comparison, cores=(options.core,))
         result = compare(comparison)
         print(json.dumps(result), flush=True)
         write_table(HERE, result)

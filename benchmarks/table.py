@@ -6,9 +6,10 @@ from typing import Any
 
 HEAD = """# Speed, measured
 
-Two worker processes take turns on one pinned core, chunk by chunk; a ratio compares two chunks that followed each
-other, and the table shows the median ratio with its quartiles. Speeds depend on the machine and on its neighbours, the
-ratios hardly do. `make bench` measures again and writes this page; what is compared stands in `benchmarks/run.py`.
+Two worker processes take turns on the same pinned core (GRPO: both cores), chunk by chunk; a ratio compares two chunks
+that followed each other, and the table shows the median ratio with its quartiles. Speeds depend on the machine and on
+its neighbours, the ratios hardly do. `make bench` measures again and writes this page; what is compared stands in
+`benchmarks/run.py`.
 
 | comparison | unit | unirl | peer | ratio (quartiles) | target | peak memory, MB | pairs |
 |---|---|---|---|---|---|---|---|

@@ -38,6 +38,7 @@ KINDS = {  # kind of part -> what a reader should know first
     "short for `fixed`.",
     "critic": "What a value function is regressed on. Declares the networks it needs; the domain builds them.",
     "encoder": "How a reward or preference model sees the rows of a batch.",
+    "engine": "What samples responses (`domain=llm`): `domain.engine=NAME` or `domain.engine={name: NAME, ...}`.",
     "expert": "Controllers written by hand that demonstrate a task, for offline methods without a dataset.",
     "gradient": "How the gradient of an optimizer step is made from the closure of named losses: "
     "`update: {gradient: NAME}`.",

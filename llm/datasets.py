@@ -1,5 +1,6 @@
 """Recorded experience of a language task: demonstrations, and responses that were compared."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from unirl.batch import Batch
-from unirl.errors import UserError, unknown
+from unirl.errors import RunWarning, UserError, unknown
 from unirl.llm.rows import judge, padded_prompts, response_batch, right_padded
 from unirl.memory.pairs import PairDataset
 from unirl.registry import make
@@ -77,19 +78,31 @@ def recorded_rows(
     ).to(device)
 
 
-def demonstrations(task: Any, tokenizer: Any, count: int, seed: int, device: str) -> DemonstrationDataset:
-    """`count` of the task's demonstrations; raises `UserError` where it has none."""
+def demonstrations(
+    task: Any, tokenizer: Any, count: int, seed: int, device: str, context: int | None = None
+) -> DemonstrationDataset:
+    """`count` of the task's demonstrations, less those longer than the model's `context`.
+
+    Raises `UserError` where there are none.
+    """
     answers = task.demonstrations(count)
     if not answers:
         raise UserError("the task has no demonstrations; a method with `source: {name: offline}` needs some")
+    answers = _fitting("demonstrations", answers, context)
     return DemonstrationDataset(recorded_rows(task, tokenizer, answers, torch.ones(len(answers)), device), seed)
 
 
-def recorded_pairs(task: Any, tokenizer: Any, device: str, held_out: bool = False) -> Batch | None:
-    """The task's recorded pairs, the chosen response first (label 1); None where it has none."""
+def recorded_pairs(
+    task: Any, tokenizer: Any, device: str, held_out: bool = False, context: int | None = None
+) -> Batch | None:
+    """The task's recorded pairs, the chosen response first (label 1); None where it has none.
+
+    Pairs of which a response is longer than the model's `context` are left out.
+    """
     compared = task.pairs(held_out)
     if not compared:
         return None
+    compared = _fitting("held-out pairs" if held_out else "pairs", compared, context)
     answers = [(prompt, ids) for prompt, chosen, rejected in compared for ids in (chosen, rejected)]
     rows = recorded_rows(task, tokenizer, answers, torch.tensor([1.0, 0.0]).repeat(len(compared)), device)
     return rows.replace(
@@ -97,6 +110,20 @@ def recorded_pairs(task: Any, tokenizer: Any, device: str, held_out: bool = Fals
         pairs=torch.arange(len(answers), device=device).reshape(-1, 2),
         pair_label=torch.ones(len(compared), device=device),
     )
+
+
+def _fitting(what: str, records: Sequence[Any], context: int | None) -> list[Any]:
+    """The records (prompt, response ids, ...) that fit into the model's context; a `RunWarning` counts the others."""
+    if context is None:
+        return list(records)
+    fit = [(prompt, *ids) for prompt, *ids in records if len(prompt.token_ids) + max(map(len, ids)) <= context]
+    longer = len(records) - len(fit)
+    message = f"{longer} of {len(records)} {what} are longer than the model's context of {context} tokens"
+    if not fit:
+        raise UserError(f"{message}; set task.max_new_tokens lower, or take a model with a longer context")
+    if longer:
+        warnings.warn(RunWarning(f"{message} and are left out"), stacklevel=2)
+    return fit
 
 
 def sampled_pairs(rollout: Callable[..., Batch], settings: PreferenceSettings, seed: int) -> PairDataset:

@@ -1,6 +1,7 @@
 """The language domain: prompts, a causal language model that answers them, and a verifier that scores the answers."""
 
 from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -11,15 +12,19 @@ from unirl.domain import DETACHED, Dataset, DomainInfo, Opponent, Requirements, 
 from unirl.errors import UserError
 from unirl.llm.datasets import demonstrations, preference_settings, recorded_pairs, sampled_pairs
 from unirl.llm.microbatch import microbatches, row_pieces, trimmed
-from unirl.llm.models import load, model_settings, plain, stop_tokens, value_head
-from unirl.llm.rollout import Responses, Sampling, generate
+from unirl.llm.models import context_length, load, model_settings, plain, stop_tokens, value_head
+from unirl.llm.rollout import Responses, Sampling
+from unirl.llm.rollout.sampler import Sampler
 from unirl.llm.rows import judge, padded_prompts, response_batch
 from unirl.llm.scoring import Scorer
+from unirl.llm.states import packable
 from unirl.llm.tasks import make_task
+from unirl.llm.truncation import Truncation
 from unirl.llm.variants import CRITIC, POLICY, variants_of
 from unirl.memory.pairs import PairDataset
 
 EVALUATION_SEED = 1_000_003
+DEFAULT_ENGINE = MappingProxyType({"name": "transformers"})
 HELD_OUT_PAIRS = 256  # at most so many are scored, where a task is evaluated on pairs
 
 
@@ -29,10 +34,13 @@ class LanguageDomain:
     Columns of a batch are response tokens only, exactly as sampled, the end-of-sequence token included; the prompt is
     in `context`. The verifier's score is the `reward` of the last token. A response that ended by itself is
     `terminated` there; one that ran into the task's `max_new_tokens` is `truncated`, and `next_value` is then the value
-    of the state after its last token. Log-probabilities are those at `temperature`, when sampling and when scoring.
+    of the state after its last token. Log-probabilities are those at `temperature` and under the truncation
+    by `top_k`, `top_p` and `min_p` (`unirl.llm.truncation`), when sampling and when scoring.
 
-    `task`, `model`: the sections of the configuration. `token_budget`: tokens (prompt, response and padding) per
-    forward pass. `generation_rows`: responses sampled at once. `demonstrations`: how many of the task's are loaded.
+    `task`, `model`: the sections of the configuration. `engine`: what samples responses, a name among `unirl parts
+    engine` or `{name, options}`. `token_budget`: tokens per forward pass, a prompt
+    that several rows share once; with padding where the model cannot do without (`unirl.llm.states.packable`).
+    `demonstrations`: how many of the task's are loaded.
     `evaluate_sampled`: whether evaluation draws its responses, as training does, or takes the likeliest tokens.
     `target_entropy`: default floor for an automatic entropy coefficient, in nats per token (0.2 is the target of
     Skywork-OR1, He et al. 2025). Every draw comes from generators seeded by `seed`.
@@ -44,21 +52,25 @@ class LanguageDomain:
         model: Mapping[str, Any],
         seed: int = 0,
         device: str = "cpu",
+        engine: str | Mapping[str, Any] = DEFAULT_ENGINE,
         temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
         token_budget: int = 16384,
-        generation_rows: int = 512,
         demonstrations: int = 2048,
         target_entropy: float = 0.2,
         evaluate_sampled: bool = True,
     ) -> None:
-        if temperature <= 0:
+        if not isinstance(temperature, int | float) or not temperature > 0:
             raise UserError(
-                f"domain.temperature is {temperature}; it must be above 0 (evaluate_sampled=false is greedy)"
+                f"domain.temperature is {temperature!r}; it must be a number above 0 (evaluate_sampled=false is greedy)"
             )
+        self.truncation = Truncation(top_k, top_p, min_p)
         self._evaluate_sampled = evaluate_sampled
         self.settings = model_settings(model)
         self.seed, self.device, self.temperature = seed, device, temperature
-        self.token_budget, self.generation_rows, self.demonstrations = token_budget, generation_rows, demonstrations
+        self.token_budget, self.demonstrations = token_budget, demonstrations
         self.policy, self.tokenizer = load(task, model, self.settings, seed, device)
         self.task = make_task(task, self.tokenizer, seed)
         self.info = DomainInfo(
@@ -70,6 +82,8 @@ class LanguageDomain:
         )
         self.value_head: nn.Linear | None = None
         self._variants = variants_of(self.policy)
+        self._packed = packable(plain(self.policy))
+        self._sampler = Sampler(engine, self._variants, self.tokenizer, self.settings.path)
         self._stop = tuple(stop_tokens(plain(self.policy), self.tokenizer))
         self._generator = torch.Generator(device).manual_seed(seed)
         self._groups = 0
@@ -141,6 +155,7 @@ class LanguageDomain:
             responses.ended,
             judge(self.task, self.tokenizer, repeated, responses.tokens, responses.mask),
             behavior_logp=responses.logp,
+            version=responses.version,
             prompt_id=torch.tensor([p.prompt_id for p in repeated], device=self.device),
             group=group,
             source=source,
@@ -154,7 +169,7 @@ class LanguageDomain:
         `old_logp`, `anchor_logp.<name>`, `value` and `next_value` are not, and asking for these alone runs the batch in
         pieces of `token_budget`. Raises `UserError` for fields that only control offers.
         """
-        scorer = Scorer(self._variants, self.value_head, self.temperature)
+        scorer = Scorer(self._variants, self.value_head, self.temperature, self._packed, truncation=self.truncation)
         scorer.check(need)
         if not need:
             return batch
@@ -168,11 +183,13 @@ class LanguageDomain:
             raise UserError(
                 f"source.data ({', '.join(options)}) is for control; demonstrations in text take no options"
             )
-        return demonstrations(self.task, self.tokenizer, self.demonstrations, self.seed, self.device)
+        context = context_length(plain(self.policy))
+        return demonstrations(self.task, self.tokenizer, self.demonstrations, self.seed, self.device, context)
 
     def preferences(self) -> Dataset:
         """The task's recorded pairs; without any, pairs of responses by the current policy (`task.preferences`)."""
-        recorded = recorded_pairs(self.task, self.tokenizer, self.device)
+        context = context_length(plain(self.policy))
+        recorded = recorded_pairs(self.task, self.tokenizer, self.device, context=context)
         if recorded is None:
             return sampled_pairs(self.rollout, self._preferences, self.seed)
         return PairDataset(recorded, recorded.pairs, recorded.pair_label, self.seed)
@@ -186,12 +203,12 @@ class LanguageDomain:
 
     def microbatches(self, batch: Batch) -> list[Batch]:
         """Pieces of at most `token_budget` tokens; see `unirl.llm.microbatch.microbatches`."""
-        return microbatches(batch, self.token_budget)
+        return microbatches(batch, self.token_budget, self._packed)
 
     def evaluate(self, episodes: int, *, sampled: bool | None = None) -> dict[str, float]:
         """Mean score, length and components of one response to each of the first `episodes` held-out prompts.
 
-        Responses are drawn at `temperature`, with the same seed every time (`sampled`), or greedy; None takes
+        Responses are drawn as in training, with the same seed every time (`sampled`), or greedy; None takes
         `evaluate_sampled`. Training's generators are not touched.
         A task without a verifier is scored on its held-out pairs: how often the log-probability of the chosen response
         has risen more since the start than that of the rejected one (`score`, 1/2 at the start), and by how much
@@ -216,6 +233,7 @@ class LanguageDomain:
             "value_head": None if self.value_head is None else self.value_head.state_dict(),
             "generator": self._generator.get_state(),
             "groups": self._groups,
+            **self._sampler.state_dict(),
             "task": self.task.state_dict(),
         }
 
@@ -228,6 +246,7 @@ class LanguageDomain:
             self.value_head.load_state_dict(state["value_head"])
         self._generator.set_state(state["generator"].cpu())
         self._groups = int(state["groups"])
+        self._sampler.load_state_dict(state)
         self.task.load_state_dict(state["task"])
 
     def _add_critic(self, spec: ValueSpec) -> None:
@@ -254,7 +273,8 @@ class LanguageDomain:
 
     def _prepare_pair_evaluation(self) -> None:
         """Remember the starting policy's log-probabilities of held-out pairs."""
-        held_out = recorded_pairs(self.task, self.tokenizer, self.device, held_out=True)
+        context = context_length(plain(self.policy))
+        held_out = recorded_pairs(self.task, self.tokenizer, self.device, held_out=True, context=context)
         if held_out is None:
             raise UserError(
                 "the task cannot be evaluated: it has neither a verifier, nor task.reward, nor held-out pairs"
@@ -281,33 +301,22 @@ class LanguageDomain:
     ) -> tuple[Responses, Tensor, Tensor]:
         """Responses to every prompt, `group_size` each, with the padded prompts [G, P] and their mask."""
         ids, mask = padded_prompts(prompts, self.tokenizer.pad_token_id)
-        ids, mask = ids.to(self.device), mask.to(self.device)
         sampling = Sampling(
             max_new_tokens=self.task.max_new_tokens,
             stop=self._stop,
             pad=self.tokenizer.pad_token_id,
             temperature=self.temperature,
+            truncation=self.truncation,
             greedy=greedy,
         )
-        per_group = 0 if opponent is None else opponent.per_group
-        at_once = max(1, self.generation_rows // group_size)
-        parts = []
-        for some, some_mask in zip(ids.split(at_once), mask.split(at_once), strict=True):
-            own = group_size - per_group
-            both = []
-            if own:
-                both.append(generate(self._variants, [(POLICY, 1.0)], some, some_mask, own, sampling, generator))
-            if opponent is not None:
-                mixture = [(POLICY, 1.0 - opponent.mixture), (opponent.anchor, opponent.mixture)]
-                drawn = generate(self._variants, mixture, some, some_mask, per_group, sampling, generator)
-                both.append(drawn)
-            parts.append(_interleaved(both, len(some)))
-        return Responses.cat(parts), ids, mask
+        tokens = [prompt.token_ids for prompt in prompts]
+        responses = self._sampler(tokens, group_size, sampling, generator, opponent)
+        return responses, ids.to(self.device), mask.to(self.device)
 
     @torch.no_grad()
     def _score_in_pieces(self, scorer: Scorer, batch: Batch, need: Collection[str]) -> dict[str, Any]:
         made: dict[str, Any] = {}
-        for rows in row_pieces(batch, self.token_budget):
+        for rows in row_pieces(batch, self.token_budget, self._packed):
             for name, value in scorer(trimmed(batch[rows]), need).items():
                 if isinstance(value, Tensor):
                     _put(made, name, value, rows, batch.mask)
@@ -322,14 +331,3 @@ def _put(into: dict[str, Any], name: str, value: Tensor, rows: Tensor, mask: Ten
     if name not in into:
         into[name] = value.new_zeros(mask.shape)
     into[name][rows, : value.shape[1]] = value
-
-
-def _interleaved(parts: Sequence[Responses], groups: int) -> Responses:
-    """Rows of several samplers side by side in every group: [own..., opponent...] per prompt."""
-    joined = Responses.cat(parts)
-    order, start = [], 0
-    for part in parts:
-        count = len(part.tokens)
-        order.append((start + torch.arange(count, device=joined.tokens.device)).reshape(groups, -1))
-        start += count
-    return joined.rows(torch.cat(order, 1).reshape(-1))

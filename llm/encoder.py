@@ -36,13 +36,17 @@ class LanguageModelEncoder(nn.Module):
         return made
 
     def _take(self, network: Any, trainable: bool) -> None:
+        from unirl.llm.states import packable
+
         self.network = network.requires_grad_(trainable)
         self.width = int(network.config.hidden_size)
         self._trainable = trainable
+        self._packed = packable(network)
 
     def forward(self, batch: Batch) -> Tensor:
         """Hidden states of the batch's responses."""
-        from unirl.llm.scoring import states
+        from unirl.llm.states import states
 
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._trainable):
-            return states(self.network, batch)[:, 1:]
+            found = states(self.network, batch, self._packed)
+            return found.of(found.at[:, 1:])

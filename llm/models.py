@@ -1,5 +1,6 @@
 """Loading a causal language model and its tokenizer, with or without low-rank adapters."""
 
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,7 @@ class ModelSettings:
     that of its pre-training: every run starts from the same model, whatever the run's own seed.
     `critic`: `shared` reads state values off the policy's own hidden states by a linear head (the value loss also
     moves the trunk); `separate` trains a copy of the trunk (with LoRA: an adapter of its own) under the head.
+    `liger`: fused kernels of the package liger-kernel for norms, rotary positions and gated layers (CUDA only).
     """
 
     name: str | None = None
@@ -56,6 +58,7 @@ class ModelSettings:
     lora: LoraSettings | None = None
     critic: str = "separate"
     gradient_checkpointing: bool = False
+    liger: bool = False
 
     def __post_init__(self) -> None:
         if self.path is None and self.name != "tiny":
@@ -98,10 +101,30 @@ def load(
     check_vocabulary(network, tokenizer)
     nn.Module.to(network, device)
     network.eval()
+    if settings.liger:
+        use_liger(network, device)
     check_head(network)
     if settings.gradient_checkpointing:
         network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return (network if settings.lora is None else adapt(network, settings.lora, seed)), tokenizer
+
+
+def use_liger(network: PreTrainedModel, device: str) -> None:
+    """Let a model on a CUDA device run the fused kernels of liger-kernel.
+
+    Only the layers: logits are computed in chunks here, so liger's losses are left out. Raises `UserError` without a
+    GPU, without the package, or for a kind of model that the package does not know.
+    """
+    if torch.device(device).type != "cuda":
+        raise UserError(f"model.liger=true needs a GPU: device=cuda, not {device}")
+    try:
+        package: Any = importlib.import_module("liger_kernel.transformers.monkey_patch")
+    except ImportError as error:
+        raise UserError("model.liger=true needs the package 'liger-kernel': pip install liger-kernel") from error
+    kind = str(network.config.model_type)
+    if kind not in package.MODEL_TYPE_TO_APPLY_LIGER_FN:
+        raise unknown("kind of model for model.liger", kind, package.MODEL_TYPE_TO_APPLY_LIGER_FN)
+    package._apply_liger_kernel_to_instance(network, cross_entropy=False, fused_linear_cross_entropy=False)
 
 
 def adapt(network: PreTrainedModel, lora: LoraSettings, seed: int) -> PeftModel:
@@ -142,8 +165,15 @@ def check_vocabulary(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
     """Every token that the tokenizer can produce needs an embedding."""
     weight: Any = network.get_input_embeddings().weight
     embeddings = int(weight.shape[0])
-    if len(tokenizer) > embeddings:
-        raise UserError(f"the tokenizer has {len(tokenizer)} tokens, but the model embeds only {embeddings}")
+    tokens = max(tokenizer.get_vocab().values()) + 1  # more than there are, where numbers are left out
+    if tokens > embeddings:
+        raise UserError(f"the tokenizer has {tokens} tokens, but the model embeds only {embeddings}")
+
+
+def context_length(network: PreTrainedModel) -> int | None:
+    """Tokens of prompt and response that the model was made for; None where it does not say."""
+    length: int | None = getattr(network.config, "max_position_embeddings", None)
+    return length
 
 
 def check_head(network: PreTrainedModel) -> None:
@@ -202,7 +232,8 @@ def read_model(path: str, settings: ModelSettings) -> tuple[PreTrainedModel, Pre
     if not folder and path.startswith(("/", ".")):
         raise UserError(f"there is no model folder '{path}'")
     try:
-        return _from_pretrained(path, settings, local_files_only=True)
+        with quiet_loading():
+            return _from_pretrained(path, settings, local_files_only=True)
     except UserError:
         if folder:
             raise

@@ -67,6 +67,14 @@ def judge(task: Any, tokenizer: Any, prompts: Sequence[Any], tokens: Tensor, mas
     if not task.has_reward:
         return {}
     ids = [row[real].tolist() for row, real in zip(tokens, mask, strict=True)]
-    texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
+    texts = tokenizer.batch_decode(_spelled(ids, tokenizer), skip_special_tokens=True)
     found: dict[str, list[float]] = task.reward(list(prompts), texts, ids)
     return {name: torch.tensor(values, dtype=torch.float32, device=tokens.device) for name, values in found.items()}
+
+
+def _spelled(ids: list[list[int]], tokenizer: Any) -> list[list[int]]:
+    """The ids that the tokenizer knows: a model may embed more, and only fast tokenizers leave those out themselves."""
+    if tokenizer.is_fast:
+        return ids
+    known = set(tokenizer.get_vocab().values())
+    return [[token for token in row if token in known] for row in ids]

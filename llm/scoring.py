@@ -1,7 +1,6 @@
 """Log-probabilities, entropies and state values of recorded responses, without ever holding a [N, T, V] tensor."""
 
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from unirl.batch import Batch
 from unirl.errors import UserError
-from unirl.llm.microbatch import response_lengths
+from unirl.llm.states import States, states
 from unirl.llm.token_statistics import LOGITS_AT_ONCE, Head, token_statistics
+from unirl.llm.truncation import EVERY_TOKEN, Truncation
 from unirl.llm.variants import CRITIC, POLICY, Variants
 
 PLAIN = frozenset({"logp", "old_logp", "entropy"})
@@ -26,13 +25,17 @@ ANCHORED = frozenset({"anchor_logp", "anchor_kl"})
 class Scorer:
     """Computes the fields that `Domain.score` is asked for.
 
+    `packed`: whether rows go through the model without padding, shared prompts once (see `unirl.llm.states.packable`).
+    `truncation`: what log-probabilities are of, as in sampling.
     `logits_at_once` bounds the numbers in one chunk of logits (see `unirl.llm.token_statistics`).
     """
 
     variants: Variants
     value_head: nn.Linear | None
     temperature: float = 1.0
+    packed: bool = True
     logits_at_once: int = LOGITS_AT_ONCE
+    truncation: Truncation = EVERY_TOKEN
 
     def check(self, need: Collection[str]) -> None:
         """Raise `UserError` for a field that the language domain does not offer, or an anchor that is not there."""
@@ -50,31 +53,31 @@ class Scorer:
     def __call__(self, batch: Batch, need: Collection[str]) -> dict[str, Any]:
         """The needed fields, [N, T] each, 0 where the mask is; differentiable where gradients are on."""
         made: dict[str, Any] = {}
-        hidden = self._policy_states(batch, need)
-        if hidden is not None and need_any(need, PLAIN | {"anchor_kl"}):
-            made.update(self._log_probabilities(batch, need, hidden))
+        found = self._policy_states(batch, need)
+        if found is not None and need_any(need, PLAIN | {"anchor_kl"}):
+            made.update(self._log_probabilities(batch, need, found))
         if need_any(need, VALUES):
-            made.update(self._values(batch, need, hidden))
+            made.update(self._values(batch, need, found))
         for anchor in named(need, "anchor_logp"):
             made.setdefault("anchor_logp", {})[anchor] = self._anchor_logp(batch, anchor)
         return made
 
-    def _policy_states(self, batch: Batch, need: Collection[str]) -> Tensor | None:
+    def _policy_states(self, batch: Batch, need: Collection[str]) -> States | None:
         """Hidden states of the policy; without gradients where only a head on top of them is trained."""
         differentiable = need_any(need, {"logp", "entropy", "anchor_kl"})
         shared = not self._critic_is_separate
         if not differentiable and not need_any(need, {"old_logp"} | (VALUES if shared else set())):
             return None
         with self.variants.using(POLICY) as network, torch.set_grad_enabled(torch.is_grad_enabled() and differentiable):
-            return states(network, batch)
+            return states(network, batch, self.packed)
 
-    def _log_probabilities(self, batch: Batch, need: Collection[str], hidden: Tensor) -> dict[str, Any]:
+    def _log_probabilities(self, batch: Batch, need: Collection[str], policy: States) -> dict[str, Any]:
         mask = batch.mask
         with self.variants.using(POLICY) as network:
-            head = Head.of(network, self.temperature)
+            head = self._head(network)
         others = {name: self._anchor_states(batch, name) for name in named(need, "anchor_kl")}
         found = token_statistics(
-            hidden[:, :-1][mask],
+            policy.of_decisions(mask),
             batch.inputs["token"][mask],
             head,
             entropy="entropy" in need,
@@ -91,15 +94,15 @@ class Scorer:
             made["anchor_kl"] = {name: placed[f"kl.{name}"] for name in others}
         return made
 
-    def _values(self, batch: Batch, need: Collection[str], hidden: Tensor | None) -> dict[str, Tensor]:
+    def _values(self, batch: Batch, need: Collection[str], found: States | None) -> dict[str, Tensor]:
         assert self.value_head is not None
         if self._critic_is_separate:
             with_gradient = torch.is_grad_enabled() and need_any(need, {"value_pred", "value_pred_std"})
             with self.variants.using(CRITIC) as network, torch.set_grad_enabled(with_gradient):
-                hidden = states(network, batch)
-        assert hidden is not None
-        outputs = self.value_head(hidden)
-        outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+                found = states(network, batch, self.packed)
+        assert found is not None
+        values = self.value_head(found.hidden)
+        outputs = values.to(torch.promote_types(values.dtype, torch.float32))[found.at]
         of_states, zero = outputs[..., 0], outputs.new_zeros(())
         made = {}
         if need_any(need, {"value_pred", "value"}):
@@ -122,51 +125,14 @@ class Scorer:
     @torch.no_grad()
     def _anchor_states(self, batch: Batch, anchor: str) -> tuple[Tensor, Head]:
         with self.variants.using(anchor) as network:
-            return states(network, batch)[:, :-1][batch.mask], Head.of(network, self.temperature)
+            return states(network, batch, self.packed).of_decisions(batch.mask), self._head(network)
+
+    def _head(self, network: PreTrainedModel) -> Head:
+        return Head.of(network, self.temperature, self.truncation)
 
     @property
     def _critic_is_separate(self) -> bool:
         return self.variants.has_critic
-
-
-def states(network: PreTrainedModel, batch: Batch) -> Tensor:
-    """Last hidden states [N, T+1, H]: state t is what token t is chosen from; state T follows the last token."""
-    prompt, tokens = batch.context["prompt"], batch.inputs["token"]
-    steps = torch.arange(tokens.shape[1], device=tokens.device)
-    written = steps < response_lengths(batch.mask)[:, None]
-    attention = torch.cat([batch.context["prompt_mask"], written], 1)
-    with _recomputing(network):
-        out = network.base_model(
-            input_ids=torch.cat([prompt, tokens], 1),
-            attention_mask=attention,
-            position_ids=positions(attention),
-            use_cache=False,
-        )
-    hidden: Tensor = out.last_hidden_state
-    return hidden[:, prompt.shape[1] - 1 :]
-
-
-def positions(attention: Tensor) -> Tensor:
-    """Position of every token among the real tokens of its row, [N, L]; padding gets 0."""
-    return (attention.long().cumsum(-1) - 1).clamp(min=0)
-
-
-@contextmanager
-def _recomputing(network: PreTrainedModel) -> Iterator[None]:
-    """Let layers keep only their inputs, if gradient checkpointing is on and gradients are wanted.
-
-    transformers ties this to training mode, which would also turn dropout on; only the layers' own flag is set here.
-    """
-    layers = []
-    if torch.is_grad_enabled() and network.is_gradient_checkpointing:
-        layers = [module for module in network.modules() if isinstance(module, GradientCheckpointingLayer)]
-    for layer in layers:
-        layer.training = True
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.training = False
 
 
 def _place(values: Tensor, mask: Tensor) -> Tensor:

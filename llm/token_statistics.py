@@ -2,29 +2,38 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from transformers import PreTrainedModel
+
+from unirl.errors import UserError
+from unirl.llm.truncation import EVERY_TOKEN, Truncation, rule_out
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 LOGITS_AT_ONCE = 2**22  # numbers in one chunk of logits: 16 MB in float32, which a processor's cache can hold
 
 
 @dataclass(frozen=True)
 class Head:
-    """The output projection, at a temperature: logits = (W h + b) / temperature, in at least 32 bits."""
+    """The output projection, at a temperature: logits = (W h + b) / temperature, in at least 32 bits.
+
+    `truncation` is part of the distribution that log-probabilities and entropies are of; the logits are all of them.
+    """
 
     weight: Tensor
     bias: Tensor | None
     temperature: float
+    truncation: Truncation = EVERY_TOKEN
 
     @classmethod
-    def of(cls, network: PreTrainedModel, temperature: float) -> "Head":
+    def of(cls, network: "PreTrainedModel", temperature: float, truncation: Truncation = EVERY_TOKEN) -> "Head":
         """The head of a transformers model."""
         layer = network.get_output_embeddings()
-        return cls(layer.weight, layer.bias, temperature)
+        return cls(layer.weight, layer.bias, temperature, truncation)
 
     def __call__(self, hidden: Tensor, out: Tensor | None = None) -> Tensor:
         """Logits [M, V] of states [M, H]; `out` [M, V] may be used to hold them. Not differentiable."""
@@ -50,8 +59,16 @@ def token_statistics(
     policies. Differentiable in `hidden` and in the head, once. Logits exist for a chunk of rows at a time and are
     computed again in the backward pass. A chunk is `logits_at_once` numbers, but at least H rows: each adds to the
     gradient of the whole head, [V, H], which is memory and work for H rows of logits.
+
+    Where the head truncates, all is said of the renormalised distribution over the set that its own logits give, the
+    target always included (`unirl.llm.truncation.rule_out`), and gradients are those at a fixed set. Raises `UserError`
+    for anchors then: outside the anchor's set the divergence is infinite.
     """
     anchors = anchors or {}
+    if anchors and head.truncation.active:
+        raise UserError(
+            "an exact KL to an anchor is over the whole vocabulary; with domain.top_k, top_p or min_p estimate it (k3)"
+        )
     rows = max(logits_at_once // head.weight.shape[0], head.weight.shape[1])
     options = _Options(head, entropy, tuple(anchors.values()), rows)
     found = _Statistics.apply(hidden, head.weight, head.bias, targets, options)
@@ -83,29 +100,35 @@ class _Statistics(torch.autograd.Function):
         count = 1 + options.entropy + len(options.anchors)
         exact = torch.promote_types(hidden.dtype, torch.float32)
         found = tuple(torch.empty(len(hidden), dtype=exact, device=hidden.device) for _ in range(count))
+        least = hidden.new_empty(len(hidden), 1, dtype=exact) if options.head.truncation.active else None
         for some, logits, spare in _chunks(hidden, options):
+            if least is not None:
+                least[some] = options.head.truncation.least(logits)
+                rule_out(logits, least[some], targets[some])
             log_p = torch.log_softmax(logits, -1, out=spare)
             found[0][some] = log_p.gather(-1, targets[some, None]).squeeze(-1)
             if count > 1:
-                p = log_p.exp()
+                p = logits.softmax(-1)  # of ruled-out logits, `exp` takes ten times as long
             if options.entropy:
                 found[1][some] = -(p * log_p).sum(-1)
             for kl, (states, anchor) in zip(found[1 + options.entropy :], options.anchors, strict=True):
                 kl[some] = (p * (log_p - anchor(states[some]).log_softmax(-1))).sum(-1)
-        ctx.save_for_backward(hidden, weight, bias, targets, *found)
+        ctx.save_for_backward(hidden, weight, bias, targets, least, *found)
         ctx.options = options
         return found
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, targets, *found = ctx.saved_tensors
+        hidden, weight, bias, targets, least, *found = ctx.saved_tensors
         options, (_, of_weight, of_bias, *_) = ctx.options, ctx.needs_input_grad
         slopes = tuple(slope / options.head.temperature for slope in slopes)
         for_hidden = torch.empty_like(hidden)
         for_weight = torch.zeros_like(weight, dtype=found[0].dtype) if of_weight else None
         for_bias = torch.zeros_like(bias, dtype=found[0].dtype) if of_bias else None
         for some, logits, spare in _chunks(hidden, options):
+            if least is not None:
+                rule_out(logits, least[some], targets[some])
             factor = _factor_of_p(logits, some, slopes, found, options)
             gradient = torch.softmax(logits, -1, out=spare).mul_(factor)
             gradient.scatter_add_(-1, targets[some, None], slopes[0][some, None])

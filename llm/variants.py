@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 import torch
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -48,6 +48,22 @@ class Variants(Protocol):
 
     def parameters(self, name: str) -> list[nn.Parameter]:
         """Trainable parameters of `POLICY` or `CRITIC`."""
+        ...
+
+    @property
+    def adapter(self) -> PeftConfig | None:
+        """The description of the policy's adapter; None where the whole model is trained."""
+        ...
+
+    def weights(self) -> dict[str, Tensor]:
+        """What another engine needs to become the policy: every weight under transformers' names, or PEFT's adapter.
+
+        Tied tensors are there under each of their names: engines may keep a packed copy for every one.
+        """
+        ...
+
+    def base(self) -> dict[str, Tensor]:
+        """The weights of the policy's model without its adapter, under transformers' names."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -97,6 +113,19 @@ class Copies:
         """See `Variants.parameters`. The critic's output projection is not used and not trained."""
         network = self._network(name)
         return list((network.base_model if name == CRITIC else network).parameters())
+
+    @property
+    def adapter(self) -> None:
+        """See `Variants.adapter`."""
+        return None
+
+    def weights(self) -> dict[str, Tensor]:
+        """See `Variants.weights`."""
+        return dict(self.policy.state_dict())
+
+    def base(self) -> dict[str, Tensor]:
+        """See `Variants.base`."""
+        return self.weights()
 
     def state_dict(self) -> dict[str, Any]:
         """See `Variants.state_dict`."""
@@ -187,6 +216,20 @@ class Adapters:
     def parameters(self, name: str) -> list[nn.Parameter]:
         """See `Variants.parameters`."""
         return list(self._weights("default" if name == POLICY else "critic", detached=False).values())
+
+    @property
+    def adapter(self) -> PeftConfig:
+        """See `Variants.adapter`."""
+        return self.model.peft_config["default"]
+
+    def weights(self) -> dict[str, Tensor]:
+        """See `Variants.weights`: the adapter alone."""
+        return {f"base_model.model.{name}": weight for name, weight in self._weights("default").items()}
+
+    def base(self) -> dict[str, Tensor]:
+        """See `Variants.base`."""
+        stored = self.network.state_dict()
+        return {name.replace(".base_layer.", "."): weight for name, weight in stored.items() if ".lora_" not in name}
 
     def state_dict(self) -> dict[str, Any]:
         """See `Variants.state_dict`."""

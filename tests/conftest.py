@@ -18,3 +18,5 @@ if find_spec("transformers") is None:
     collect_ignore_glob += ["llm/*", "both/*", "docs/*", "reliability/*"]
 if find_spec("gymnasium") is None:
     collect_ignore_glob += ["control/*", "both/*", "docs/*", "reliability/*"]
+if find_spec("vllm") is None:
+    collect_ignore_glob += ["vllm_engines/*"]

@@ -26,8 +26,9 @@ from unirl.registry import part_class
 GROUPS = ("method", "domain", "task", "model")
 # Sections whose keys are checked by whoever reads them: parts know their hyper-parameters, a simulator its options.
 OPEN_SECTIONS = (
-    "method", "task.data_options", "task.env_kwargs", "task.demonstrations", "task.preferences", "task.pretrain",
-    "task.verifier", "task.overrides", "task.perturb", "task.simulator", "task.expert_data", "model.lora",
+    "method", "domain.engine", "task.data_options", "task.env_kwargs", "task.demonstrations", "task.preferences",
+    "task.pretrain", "task.verifier", "task.overrides", "task.perturb", "task.simulator", "task.expert_data",
+    "model.lora",
 )  # fmt: skip
 
 

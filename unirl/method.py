@@ -118,6 +118,17 @@ class Method:
         """Detached fields that the domain computes once per batch, before `prepare` and the update."""
         return split_needs({name for part in self.parts for name in _reads(part)})[0]
 
+    @cached_property
+    def reads_old_logp_late(self) -> bool:
+        """Whether `old_logp` is read by the policy's losses alone, beside `logp`.
+
+        Until the policy's first step the two are equal, so these losses can do without a forward pass for it.
+        """
+        early = (*self.rewards, *self.advantage, *self.selection, *self.critics, self.reduce)
+        late = self._readers(["policy", *(f"policy/{name}" for name in self.constraints)])
+        read_early = any("old_logp" in _reads(part) for part in early)
+        return "old_logp" in self.prepares_with and not read_early and any("logp" in _reads(part) for part in late)
+
     def differentiates(self, names: Collection[str]) -> frozenset[str]:
         """Differentiable fields that the named losses need."""
         losses = frozenset(names)
@@ -149,8 +160,8 @@ class Method:
 
     @cached_property
     def by_row(self) -> bool:
-        """Whether rows must stay whole in the update: row or pair losses, or a reduction over rows."""
-        rowwise = (getattr(part, "rowwise", False) for part in (self.objective, self.reduce))
+        """Whether rows must stay whole in the update: row or pair losses, or a part that looks over a row."""
+        rowwise = (getattr(part, "rowwise", False) for part in (self.objective, self.reduce, *self.critics))
         return self.objective.level != "decision" or any(rowwise)
 
     @property

@@ -258,11 +258,19 @@ def _result(trainer: Trainer, config: Mapping[str, Any]) -> dict[str, Any]:
         "sample_unit": trainer.domain.info.sample_unit,
         "seconds": round(seconds, 3),
         "samples_per_second": round(samples / max(seconds, 1e-9), 1),
-        "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        **_peak_memory(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S"),
         "parts": [f"{type(part).__module__}.{type(part).__qualname__}" for part in trainer.method.parts],
         "versions": versions(),
     }
+
+
+def _peak_memory() -> dict[str, float]:
+    """The most that this process has held: `peak_rss_mb`, and `peak_cuda_mb` of tensors on an accelerator, if used."""
+    found = {"peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        found["peak_cuda_mb"] = sum(map(torch.cuda.max_memory_allocated, range(torch.cuda.device_count()))) / 2**20
+    return {name: round(megabytes, 1) for name, megabytes in found.items()}
 
 
 def versions() -> dict[str, str]:

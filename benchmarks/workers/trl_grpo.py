@@ -4,8 +4,8 @@ Against TRL's defaults: float32 (bfloat16 is its default, which most CPUs only e
 (which would cost it a second forward pass). With one step per generation it needs no log-probabilities before the
 update, and computes none.
 
-Arguments: iterations per chunk, and the pieces in which the 64 responses go through the model in the update (its
-gradient accumulation). In four pieces it is fastest.
+Arguments: iterations per chunk, the pieces in which the 64 responses go through the model in the update (its gradient
+accumulation; with a large vocabulary it is fastest in four), and the size of the vocabulary.
 """
 
 import sys
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import tiny_folder
-import torch
 from datasets import Dataset
 from pacer import Pacer
 from transformers import TrainerCallback
@@ -40,12 +39,11 @@ class Ticks(TrainerCallback):
 
 
 def main() -> None:
-    torch.set_num_threads(1)
     pacer = Pacer(int(sys.argv[1]) * tiny_folder.ROWS * tiny_folder.NEW_TOKENS)
-    pieces = int(sys.argv[2])
+    pieces, vocabulary = int(sys.argv[2]), int(sys.argv[3])
     files = tempfile.TemporaryDirectory()
     name = files.name
-    tiny_folder.write(Path(name))
+    tiny_folder.write(Path(name), vocabulary)
     config = GRPOConfig(
         output_dir=f"{name}/run",
         model_init_kwargs={"dtype": "float32"},
@@ -71,7 +69,7 @@ def main() -> None:
         name,
         reward_funcs=tiny_folder.reward,
         args=config,
-        train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in tiny_folder.prompts()]),
+        train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in tiny_folder.prompts(vocabulary)]),
         callbacks=[Ticks(pacer, files)],
     )
     trainer.train()

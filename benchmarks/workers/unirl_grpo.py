@@ -1,6 +1,7 @@
 """GRPO without a KL term on a tiny language model, by unirl: one optimizer step per 64 fresh responses.
 
-Arguments: iterations per chunk, and the pieces in which the 64 responses go through the model in the update.
+Arguments: iterations per chunk, the pieces in which the 64 responses go through the model in the update, and the
+vocabulary's size.
 """
 
 import sys
@@ -35,7 +36,7 @@ def overrides(folder: Path, pieces: int) -> list[str]:
 def main() -> None:
     pacer = Pacer(int(sys.argv[1]) * tiny_folder.ROWS * tiny_folder.NEW_TOKENS)
     with tempfile.TemporaryDirectory() as name:
-        tiny_folder.write(Path(name))
+        tiny_folder.write(Path(name), int(sys.argv[3]))
         trainer = build(compose(overrides(Path(name), int(sys.argv[2]))), None)
         for _ in range(WARM_UP):
             trainer.iterate()

@@ -1,13 +1,14 @@
 """A task: problems turned into token ids, and completions into rewards."""
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unirl.errors import UserError, unknown
+from unirl.errors import RunWarning, UserError, unknown
 from unirl.llm.chat import Message, encode_prompts, encode_responses, render_prompt
 from unirl.llm.tasks.problem import Problem, ProblemSet
 from unirl.llm.tasks.reward_function import RewardFunction, load_reward_function
@@ -57,8 +58,9 @@ class Task:
     """Prompts, rewards, demonstrations and preference pairs of one problem set, for one tokenizer.
 
     `prompts` draws with the task's generator, whose state is all that `state_dict` holds; `held_out`, `demonstrations`
-    and `pairs` are fixed lists. Prompts of more than `max_prompt_tokens` are left out; responses are cut at
-    `max_new_tokens`, where a sampler would have stopped too.
+    and `pairs` are fixed lists. Prompts of more than `max_prompt_tokens` are left out, and so are prompts without any
+    token, of which a `RunWarning` tells once; responses are cut at `max_new_tokens`, where a sampler would have stopped
+    too.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Task:
         self._longest_prompt = max_prompt_tokens
         self._verifier, self._form, self._rewards = verifier, form, tuple(rewards)
         self._generator = np.random.default_rng(seed)
+        self._told_of_empty_prompts = False
 
     @property
     def has_reward(self) -> bool:
@@ -151,16 +154,28 @@ class Task:
             drawn += self._encoded(self._problems.draw(generator, n - len(drawn)))
             if len(drawn) == n:
                 return drawn
-        raise UserError(f"hardly any prompt has at most {self._longest_prompt} tokens; raise task.max_prompt_tokens")
+        if self._longest_prompt is None:
+            raise UserError("hardly any prompt of the task has a token; the model needs at least one to start from")
+        raise UserError(f"hardly any prompt has 1 to {self._longest_prompt} tokens; raise task.max_prompt_tokens")
 
     def _encoded(self, problems: Sequence[Problem]) -> list[tuple[Prompt, Problem]]:
-        """Prompts of the problems, without those that are too long."""
+        """Prompts of the problems, without those that are too long or empty."""
         ids = encode_prompts(self._tokenizer, [problem.prompt for problem in problems])
+        self._tell_of_empty_prompts(ids)
         return [
             (self._prompt(problem, row), problem)
             for problem, row in zip(problems, ids, strict=True)
-            if self._longest_prompt is None or len(row) <= self._longest_prompt
+            if row and (self._longest_prompt is None or len(row) <= self._longest_prompt)
         ]
+
+    def _tell_of_empty_prompts(self, ids: Sequence[Sequence[int]]) -> None:
+        empty = sum(not row for row in ids)
+        if empty and not self._told_of_empty_prompts:
+            self._told_of_empty_prompts = True
+            message = (
+                f"{empty} of {len(ids)} prompts of the task have no tokens; these and others like them are left out"
+            )
+            warnings.warn(RunWarning(message), stacklevel=2)
 
     def _prompt(self, problem: Problem, ids: list[int]) -> Prompt:
         messages = None if isinstance(problem.prompt, str) else list(problem.prompt)

@@ -7,7 +7,7 @@ import torch
 
 from unirl.config import compose
 from unirl.errors import UserError
-from unirl.run import _write_config, build, evaluate, resume, train
+from unirl.run import _peak_memory, _write_config, build, evaluate, resume, train
 
 SMALL = {
     "control": ["task=inverted_pendulum", "evaluation_episodes=2"],
@@ -125,3 +125,11 @@ def test_what_a_user_gets_wrong_is_one_line(words, message, tmp_path):
     with pytest.raises(UserError, match=message) as caught:
         train(compose([*words, f"out={tmp_path / 'run'}"]))
     assert "\n" not in str(caught.value)
+
+
+def test_peak_memory_names_the_accelerator_where_one_is_used(monkeypatch):
+    assert set(_peak_memory()) == {"peak_rss_mb"}
+    for name, value in {"is_available": True, "is_initialized": True, "device_count": 2}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: (device + 1) * 3 * 2**20)
+    assert _peak_memory()["peak_cuda_mb"] == 9.0  # 3 on the first device, 6 on the second

@@ -53,6 +53,28 @@ def test_rich_progress_shows_title_fraction_and_score_on_a_terminal():
     sink.close()  # a second time is allowed
 
 
+def test_failing_reward_functions_are_shown_until_they_stop_failing():
+    out = io.StringIO()
+    sink = RichProgress(Console(file=out, width=100))
+    sink.start(1000, "tokens", "grpo")
+    sink.advance(1, 0.1, {"train/judge_failed": 0.025, "train/judge": 0.5, "train/close_failed": 0.0})
+    sink.advance(1, 0.1, {"eval/score": 0.5, "eval/judge_failed": 0.5})
+    sink.advance(2, 0.2, {"train/judge_failed": 0.0})
+    sink.advance(2, 0.2, {"eval/score": 0.75})
+    expected = ["grpo:  10%  score 0.500  judge failed for 2.5%", "grpo:  20%  score 0.750"]
+    assert out.getvalue().splitlines()[1:] == expected
+
+
+def test_failing_reward_functions_are_shown_beside_the_bar():
+    out = io.StringIO()
+    sink = RichProgress(Console(file=out, width=120, force_terminal=True))
+    sink.start(1000, "tokens", "grpo")
+    sink.advance(1, 0.1, {"eval/score": 0.5})
+    sink.advance(1, 0.1, {"train/judge_failed": 0.025})
+    sink.close()
+    assert "score 0.500  judge failed for 2.5%" in out.getvalue()
+
+
 def test_silent_progress_shows_nothing(capsys):
     sink = SilentProgress()
     sink.start(1, "steps", "ppo")

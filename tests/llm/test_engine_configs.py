@@ -23,5 +23,5 @@ def test_the_tiny_model_and_addition_are_the_defaults_of_the_language_domain() -
 def test_the_domain_files_values_are_the_constructors_defaults() -> None:
     defaults = {name: p.default for name, p in inspect.signature(LanguageDomain).parameters.items()}
     stated = {key: value for key, value in group_config("domain", "llm").items() if key in defaults}
-    assert {"temperature", "token_budget", "generation_rows", "demonstrations", "target_entropy"} <= set(stated)
+    assert {"engine", "temperature", "top_k", "top_p", "min_p", "token_budget", "demonstrations"} <= set(stated)
     assert stated == {key: defaults[key] for key in stated}

@@ -4,24 +4,27 @@ from typing import Any
 
 import pytest
 import torch
-from engine_stub import EOS, PAD, network
+from engine_stub import EOS, PAD, network, tokenizer
 from torch.testing import assert_close
 
-import unirl.llm.rollout
-from unirl.llm.rollout import Responses, Sampling, draw, generate
+from unirl.llm.rollout import Responses, Sampling
+from unirl.llm.rollout.draw import draw
+from unirl.llm.rollout.transformers_engine import TransformersEngine
 from unirl.llm.rows import left_padded, response_batch
 from unirl.llm.scoring import Scorer
 from unirl.llm.variants import POLICY, Variants, variants_of
 
 PROMPTS = [[5, 6, 7], [8], [3, 4], [9, 9, 2]]
+DRAWING = Sampling(max_new_tokens=1, stop=(), pad=PAD)
 
 
 def sampled(
     variants: Variants, seed: int = 0, repeats: int = 3, mixture: Any = ((POLICY, 1.0),), **options: Any
 ) -> Responses:
-    prompt, mask = left_padded(PROMPTS, PAD)
+    engine = TransformersEngine()
+    engine.open(variants, tokenizer(), None)
     sampling = Sampling(**{"max_new_tokens": 8, "stop": (EOS,), "pad": PAD, **options})
-    return generate(variants, mixture, prompt, mask, repeats, sampling, torch.Generator().manual_seed(seed))
+    return engine.generate_mixture(mixture, PROMPTS, repeats, sampling, torch.Generator().manual_seed(seed))
 
 
 def scored(variants: Variants, responses: Responses, repeats: int, need: str, temperature: float) -> Any:
@@ -50,27 +53,27 @@ def test_draw_is_distributed_as_the_softmax() -> None:
     # 40,000 draws from (0.7, 0.2, 0.1): standard errors at most sqrt(0.7 * 0.3 / 40000) = 0.0023
     probabilities = torch.tensor([0.7, 0.2, 0.1])
     generator = torch.Generator().manual_seed(0)
-    token, logp = draw(probabilities.log().expand(40_000, 3), False, generator)
-    frequencies = token.bincount(minlength=3) / 40_000
+    drawn = draw(probabilities.log().repeat(40_000, 1), DRAWING, generator)
+    frequencies = drawn.tokens.bincount(minlength=3) / 40_000
     assert (frequencies - probabilities).abs().max() < 0.01
-    assert_close(logp, probabilities.log()[token])
+    assert_close(drawn.logp, probabilities.log()[drawn.tokens])
 
 
 def test_draw_finds_tokens_wherever_they_are_in_a_large_vocabulary() -> None:
     # 300 tokens are three blocks, the last one filled up; only the tokens 0, 127, 128 and 299 have any probability
     probabilities = torch.zeros(300)
     probabilities[[0, 127, 128, 299]] = torch.tensor([0.1, 0.2, 0.3, 0.4])
-    token, logp = draw(probabilities.log().expand(40_000, 300), False, torch.Generator().manual_seed(0))
-    frequencies = token.bincount(minlength=300) / 40_000
+    drawn = draw(probabilities.log().repeat(40_000, 1), DRAWING, torch.Generator().manual_seed(0))
+    frequencies = drawn.tokens.bincount(minlength=300) / 40_000
     assert (frequencies - probabilities).abs().max() < 0.01  # four standard errors, sqrt(0.4 * 0.6 / 40000) = 0.0025
-    assert set(token.tolist()) == {0, 127, 128, 299}
-    assert_close(logp, probabilities.log()[token])
+    assert set(drawn.tokens.tolist()) == {0, 127, 128, 299}
+    assert_close(drawn.logp, probabilities.log()[drawn.tokens])
 
 
 def test_a_policy_that_has_diverged_still_draws_tokens_of_its_vocabulary() -> None:
     logits = torch.full((2, 300), torch.nan)  # 384 columns once filled up to whole blocks
-    token, logp = draw(logits, False, torch.Generator().manual_seed(0))
-    assert token.tolist() == [299, 299] and logp.isnan().all()
+    drawn = draw(logits, DRAWING, torch.Generator().manual_seed(0))
+    assert drawn.tokens.tolist() == [299, 299] and drawn.logp.isnan().all()
 
 
 def test_greedy_decoding_equals_that_of_transformers() -> None:
@@ -83,19 +86,20 @@ def test_greedy_decoding_equals_that_of_transformers() -> None:
     assert torch.equal(found.tokens, expected[:, : found.tokens.shape[1]])
 
 
-def test_rows_that_leave_the_batch_change_no_other_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    variants = variants_of(network(dtype=torch.float64))
+@pytest.mark.parametrize("sliding", [False, True])
+def test_rows_that_leave_the_batch_change_no_other_row(sliding: bool) -> None:
+    options = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1} if sliding else {}
+    variants = variants_of(network(dtype=torch.float64, **options))
     sizes: list[int] = []
     variants.policy.model.register_forward_hook(lambda _, __, out: sizes.append(len(out.last_hidden_state)))
-    # a fourth of the vocabulary ends a response, so rows end at different times
-    options = {"greedy": True, "stop": (EOS, 5, 9), "max_new_tokens": 12}
-    dropping = sampled(variants, **options)
-    shrunk, sizes[:] = list(sizes), []
-    monkeypatch.setattr(unirl.llm.rollout, "KEEP_UNTIL", 0.0)
-    keeping = sampled(variants, **options)
-    assert min(shrunk[1:]) < 12 and set(sizes[1:]) == {12}
-    assert torch.equal(dropping.tokens, keeping.tokens) and torch.equal(dropping.ended, keeping.ended)
-    assert_close(dropping.logp, keeping.logp)
+    stop = (EOS, 5, 9)  # a fifth of the vocabulary ends a response, so rows end at different times
+    leaving = sampled(variants, stop=stop, max_new_tokens=12, greedy=True)
+    assert len(set(sizes[1:])) > 1
+    staying = sampled(variants, stop=(), max_new_tokens=12, greedy=True)
+    for row, mask in enumerate(leaving.mask):
+        count = int(mask.sum())
+        assert torch.equal(leaving.tokens[row, :count], staying.tokens[row, :count])
+        assert_close(leaving.logp[row, :count], staying.logp[row, :count])
 
 
 def test_a_groups_prompt_is_read_once() -> None:

@@ -112,6 +112,8 @@ def random_batch(rows: int, columns: int, generator: torch.Generator, whole: boo
         expert_q=normal(*shape, 3, 2),
         expert_logp=normal(*shape, 3),
         expert_own_logp=normal(*shape, 3),
+        behavior_logp=normal(*shape),
+        turn=torch.randint(3, shape, generator=generator),
     )
 
 

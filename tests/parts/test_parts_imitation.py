@@ -59,6 +59,9 @@ def test_where_values_are_lowered_and_what_the_squares_weigh():
     assert_close(mean(critic.loss(batch), batch).item(), 0.2 * (1.25 - 3.25) + (0.2 * 10.625 + 0.8 * 0.125) / 4)
     expert = make("critic", "dual_q", semi=True, heads=1, gamma=0.5, states="expert", mixture=1.0)
     assert_close(mean(expert.loss(batch), batch).item(), 2.25 - 3.25 + 10.625 / 2)
+    # start: (1 - .5) times the mean of the expert's V, (1.5 + 4.5) / 2 = 3
+    start = make("critic", "dual_q", semi=True, heads=1, gamma=0.5, states="start")
+    assert_close(mean(start.loss(batch), batch).item(), 0.5 * 3 - 3.25 + 5.375 / 2)
 
 
 def test_dual_q_raises_the_expert_and_lowers_the_policy_and_moves_nothing_else():

@@ -50,7 +50,7 @@ CASES = {  # name -> (what is typed; {place}: the fixture's folder), what the li
     "unknown task": (["train", "task=hoper"], r"unknown task 'hoper' \(did you mean hopper"),
     "unknown domain": (["train", "domain=controll"], r"unknown domain 'controll' \(did you mean control\?\)"),
     "unknown model": (["train", "model=mpl"], r"unknown model 'mpl' \(did you mean mlp\?\)"),
-    "unknown part": ([*PPO, "method.objective=ppo_clp"], r"unknown objective 'ppo_clp' \(did you mean ppo_clip\?\)"),
+    "unknown part": ([*PPO, "method.objective=ppo_clp"], r"unknown objective 'ppo_clp' \(did you mean ppo_clip or"),
     "unknown source": ([*PPO, "method.source.name=onlin"], r"unknown source 'onlin' \(did you mean online"),
     "unknown key": ([*PPO, "sede=1"], r"unknown key 'sede' \(did you mean seed\?\)"),
     "unknown update key": (
@@ -85,6 +85,23 @@ CASES = {  # name -> (what is typed; {place}: the fixture's folder), what the li
     "environment's arguments": ([*PPO, "task.env_kwargs.foo=1"], "refuses its arguments .*'foo'"),
     "reward function raises": ([*GRPO, "task.reward={place}/reward.py:raises"], "raised ValueError: two lines"),
     "reward is not a number": ([*GRPO, "task.reward={place}/reward.py:nan"], "returned nan for row 0"),
+    "reward of a wrong length": (
+        [*GRPO, "task.reward={place}/reward.py:short"],
+        "returned 1 numbers for 8 completions",
+    ),
+    "reward returns nothing": (
+        [*GRPO, "task.reward={place}/reward.py:nothing"],
+        "returned None, not a list of numbers",
+    ),
+    "model tokenizer without an end": ([*HF, "model.path={place}/endless"], "endless' has no end-of-sequence token"),
+    "model smaller than its tokenizer": (
+        [*HF, "model.path={place}/smaller"],
+        "the tokenizer has 70 tokens, but the model embeds only 64",
+    ),
+    "fused kernels without a GPU": (
+        [*HF, "model.path={place}/whole", "model.liger=true"],
+        "model.liger=true needs a GPU: device=cuda, not cpu",
+    ),
     "init has no checkpoint": ([*PPO, "init={place}/text.hdf5"], "text.hdf5 has no checkpoint"),
     "init is another model": (
         [*PPO, "model.hidden=[8]", "init={place}/run"],
@@ -139,6 +156,8 @@ TEXTS = {
     "reward.py": (
         "def raises(prompts, completions, **columns):\n    raise ValueError('two\\nlines')\n"
         "def nan(prompts, completions, **columns):\n    return [float('nan')] * len(prompts)\n"
+        "def short(completions):\n    return [0.0]\n"
+        "def nothing(completions):\n    pass\n"
     ),
 }
 
@@ -156,6 +175,14 @@ def _models(folder):
         _cut(whole / part, folder / name / part)
     shutil.copytree(whole, folder / "no_weights")
     (folder / "no_weights" / "model.safetensors").unlink()
+    tokenizers = {
+        "endless": character_tokenizer("0123"),
+        "smaller": character_tokenizer("".join(map(chr, range(0x4E00, 0x4E3F)))),
+    }
+    tokenizers["endless"].eos_token = None
+    for name, tokenizer in tokenizers.items():
+        shutil.copytree(folder / "no_tokenizer", folder / name)
+        tokenizer.save_pretrained(folder / name)
 
 
 def _cut(whole, half):

@@ -9,4 +9,5 @@ import unirl.advantages.group
 import unirl.advantages.normalize
 import unirl.advantages.returns
 import unirl.advantages.temporal
+import unirl.advantages.turns
 import unirl.advantages.values  # noqa: F401

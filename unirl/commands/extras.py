@@ -16,6 +16,7 @@ PURPOSES = {
     "control": "domain=control: MuJoCo, gymnasium, D4RL and Minari data, videos",
     "llm": "domain=llm: language models, LoRA, datasets, checking of mathematics",
     "vllm": "generation by vLLM",
+    "gpu": "8-bit optimizers and Liger kernels, on a GPU",
     "peers": "tests of parity with, and benchmarks against, Stable-Baselines3 and TRL",
     "dev": "tests, linters, documentation",
 }

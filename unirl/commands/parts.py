@@ -1,7 +1,7 @@
 """`unirl parts`."""
 
 import argparse
-from dataclasses import MISSING, fields, is_dataclass
+import inspect
 from typing import Any
 
 from rich.markup import escape
@@ -58,12 +58,8 @@ def record(kind: str, name: str, summary: str) -> dict[str, Any]:
 
 def hyper_parameters(cls: type) -> dict[str, str]:
     """Name -> default of a part's hyper-parameters, as Python would write them."""
-    if not is_dataclass(cls):
-        return {}
-    found = {}
-    for field in fields(cls):
-        if field.init and field.default_factory is not MISSING:
-            found[field.name] = repr(field.default_factory())
-        elif field.init:
-            found[field.name] = "required" if field.default is MISSING else repr(field.default)
-    return found
+    given = inspect.signature(cls).parameters.values()
+    named = [
+        parameter for parameter in given if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    return {each.name: "required" if each.default is each.empty else repr(each.default) for each in named}

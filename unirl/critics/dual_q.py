@@ -12,7 +12,7 @@ from unirl.errors import UserError, unknown
 from unirl.reduce.of_source import share_of, share_of_others
 from unirl.registry import register
 
-STATES = ("all", "others", "expert")
+STATES = ("all", "others", "expert", "start")
 
 
 @register("critic", "dual_q")
@@ -29,8 +29,10 @@ class DualQ(SoftQ):
     lowered, which makes ending an episode attractive.
 
     states: where the policy's values are lowered: "all" rows (IQ-Learn online), the "others" than the expert's
-        (ReCOIL) or the "expert" alone. contrast: c, 1. mixture: m, 1/2, the expert's share. chi_square: alpha, 1/2.
-        IQ-Learn is the defaults; ReCOIL's dual has contrast = mixture = beta, states "others", chi_square 1.
+        (ReCOIL) or the "expert" alone; "start": V(s) - y is replaced by (1 - gamma) V(s) over the expert's rows, each
+        taken for the start of an episode (the released code's v0, its setting for Hopper and Walker).
+    contrast: c, 1. mixture: m, 1/2, the expert's share. chi_square: alpha, 1/2. IQ-Learn is the defaults; ReCOIL's dual
+        has contrast = mixture = beta, states "others", chi_square 1.
     heads, target, gamma, tau, coef: as in critic `soft_q`.
 
     Reads `q_data` [heads, N, T], `model.policy_q`, `model.policy_next_q` [N, T, heads], `model.policy_logp`,
@@ -94,8 +96,10 @@ class DualQ(SoftQ):
         reward = batch.q_data - target
         mean, square = (_mean(reward), _mean(reward.square()))
         expert, others = share_of(batch, EXPERT), share_of_others(batch, EXPERT)
-        lowered = {"all": torch.ones_like(expert), "others": others, "expert": expert}[self.states]
-        contrast = lowered * (self._soft(batch, "policy_q", "policy_logp") - target) - expert * mean
+        own = self._soft(batch, "policy_q", "policy_logp")
+        excess = (1 - self.gamma) * own if self.states == "start" else own - target
+        lowered = {"all": torch.ones_like(expert), "others": others}.get(self.states, expert)
+        contrast = lowered * excess - expert * mean
         squares = (self.mixture * expert + (1 - self.mixture) * others) * square
         loss: Tensor = self.contrast * contrast + squares / (4 * self.chi_square)
         return loss

@@ -10,6 +10,7 @@ from unirl.critics.heads import check_aggregate, over_heads
 from unirl.critics.regressions import make_regression
 from unirl.domain import Requirements, ValueSpec
 from unirl.errors import UserError, unknown
+from unirl.reduce.masked import Units
 from unirl.reduce.of_source import of_source, share_of
 from unirl.registry import register
 
@@ -18,7 +19,7 @@ TARGETS = {
     "q_data": ("target_q_data",),
     "soft_q": ("q", "sample_logp", "temperature"),
 }
-OPTIONS = ("loss", "target", "proximal", "aggregate", "source", "layer_norm", "dropout", "half", "coef")
+OPTIONS = ("loss", "target", "proximal", "aggregate", "source", "per_turn", "layer_norm", "dropout", "half", "coef")
 
 
 @register("critic", "v")
@@ -35,6 +36,8 @@ class V:
         "total_variation" for f-DVL [123], "gumbel" for XQL, ...), whose hyper-parameters stand beside these.
     aggregate: how heads are joined, "min", "mean" or "first".
     source: only rows of this `source` count, and the loss is their mean (ReCOIL); None: all.
+    per_turn: the value predicted at the first decision of a turn serves all its decisions, and only it is trained; a
+        turn counts as often as it has decisions. Reads `turn`, needs whole rows, goes with the advantage `turn_gae`.
     layer_norm, dropout: of the network's hidden layers, where the domain builds one for the critic alone (control).
     half: multiply by 1/2 (OpenAI Baselines, CleanRL).
     coef: factor on the loss.
@@ -52,6 +55,7 @@ class V:
         proximal: Mapping[str, float] | None = None,
         aggregate: str = "min",
         source: int | None = None,
+        per_turn: bool = False,
         layer_norm: bool = False,
         dropout: float = 0.0,
         half: bool = False,
@@ -66,12 +70,17 @@ class V:
         self.proximal = dict(proximal or {})
         self.regression = make_regression("v", OPTIONS, loss, regression)
         self.regressed_on, self.aggregate, self.half, self.coef = target, aggregate, half, coef
-        self.source, self.layer_norm, self.dropout = source, layer_norm, dropout
+        self.source, self.layer_norm, self.dropout, self.per_turn = source, layer_norm, dropout, per_turn
+
+    @property
+    def rowwise(self) -> bool:
+        """Whether rows must stay whole in the update."""
+        return self.per_turn
 
     @property
     def reads(self) -> tuple[str, ...]:
         """Fields this needs."""
-        rows = () if self.source is None else ("source",)
+        rows = (*(() if self.source is None else ("source",)), *(("turn",) if self.per_turn else ()))
         anchors = (f"sample_anchor_logp.{name}" for name in self.proximal)
         return ("value_pred", *TARGETS[self.regressed_on], *anchors, *self.regression.reads, *rows)
 
@@ -94,7 +103,13 @@ class V:
     def loss(self, batch: Batch) -> Tensor:
         """The loss per decision, [N, T], not reduced."""
         counted = batch if self.source is None else of_source(batch, self.source)
-        loss = self.regression(batch.value_pred, self.target(batch), counted)
+        predicted: Tensor = batch.value_pred
+        if self.per_turn:
+            turns = Units(batch.turn, batch.mask)
+            predicted = turns.of_first(predicted)
+            if "value" in counted:
+                counted = counted.replace(value=turns.of_first(counted.value))
+        loss = self.regression(predicted, self.target(batch), counted)
         if self.source is not None:
             loss = loss * share_of(batch, self.source)
         return 0.5 * loss if self.half else loss

@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 from unirl.batch import Batch
-from unirl.errors import UserError
-from unirl.reduce.masked import row_means
+from unirl.errors import UserError, unknown
+from unirl.reduce.masked import Units, row_means
 from unirl.registry import register
+
+UNITS = ("trajectory", "turn")
 
 
 @register("objective", "ppo_clip")
@@ -46,6 +48,48 @@ class PPOClip:
         if self.dual_clip is None:
             return loss
         return torch.where(advantage < 0, torch.minimum(loss, -self.dual_clip * advantage), loss)
+
+
+@register("objective", "ppo_clip_joint")
+@dataclass(frozen=True)
+class JointPPOClip:
+    r"""Clipped surrogate with one importance ratio for all decisions of a turn or of a row: their product.
+
+    .. math::
+
+        r_u = \exp \sum_{t \in u} m_t (\log\pi - \log\pi_{old})_t, \qquad
+        \ell_t = -\frac{1}{|u|} \min(r_u A_t,\ \mathrm{clip}(r_u, 1 - c_{lo}, 1 + c_{hi}) A_t), \quad t \in u
+
+    The decisions of a unit u share its loss, so that `reduce: sequence_sum` adds up units. `unit`: "trajectory", the
+    whole row, or "turn", the decisions of a row with the same `turn`; with single decisions it would be `ppo_clip`.
+    The more ratios are multiplied, the sooner the product leaves the clip range: LOOP finds single tokens best.
+
+    Reads `logp`, `old_logp`, `advantage` [N, T] (and `turn`), gives [N, T]; needs whole rows. Where the policy is
+    still the old one its gradient is that of `policy_gradient`, if advantages are equal within a unit. Works for
+    densities. Raises `UserError` for another unit. Source: LOOP [121] (Chen et al. 2025), three granularities of PPO.
+    """
+
+    unit: str = "trajectory"
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    level = "decision"
+    rowwise = True
+
+    def __post_init__(self) -> None:
+        if self.unit not in UNITS:
+            raise unknown("unit of objective 'ppo_clip_joint'", str(self.unit), UNITS)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Turns only where they are the unit."""
+        return ("logp", "old_logp", "advantage", *(("turn",) if self.unit == "turn" else ()))
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """The loss per decision, [N, T], not reduced."""
+        turn = batch.turn if self.unit == "turn" else torch.zeros_like(batch.mask, dtype=torch.long)
+        units = Units(turn, batch.mask)
+        ratio = units.sum(batch.logp - batch.old_logp.detach()).exp()
+        return _pessimistic(ratio, batch.advantage.detach(), self.clip_low, self.clip_high) / units.size
 
 
 @register("objective", "gspo")

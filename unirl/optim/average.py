@@ -1,6 +1,7 @@
 """Averages of weights over training."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -8,17 +9,17 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """Exponential or uniform average of parameters over the steps it has seen.
+    """Exponential or uniform average of parameters over the steps it has seen, kept in float32 or better.
 
     decay d: avg <- d avg + (1 - d) theta, bias-free from the first step on (it starts at theta). decay 1: the uniform
-    mean of all steps (Polyak & Juditsky 1992). `swap` exchanges averages and parameters.
+    mean of all steps (Polyak & Juditsky 1992). Within `in_place` the parameters have their averages.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], decay: float) -> None:
         self._parameters = list(parameters)
         self._decay = decay
         self._steps = 0
-        self.averages: list[Tensor] = [p.detach().clone() for p in self._parameters]
+        self.averages: list[Tensor] = [_precise(p).clone() for p in self._parameters]
 
     @torch.no_grad()
     def update(self) -> None:
@@ -26,15 +27,22 @@ class WeightAverage:
         self._steps += 1
         uniform = 1.0 - 1.0 / self._steps
         keep = uniform if self._decay == 1.0 or self._steps == 1 else self._decay
-        torch._foreach_lerp_(self.averages, [p.detach() for p in self._parameters], 1.0 - keep)
+        torch._foreach_lerp_(self.averages, [_precise(p) for p in self._parameters], 1.0 - keep)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Within this context the parameters are the averages; afterwards they are what they were."""
+        held = [parameter.detach().clone() for parameter in self._parameters]
+        self._set(self.averages)
+        try:
+            yield
+        finally:
+            self._set(held)
 
     @torch.no_grad()
-    def swap(self) -> None:
-        """Exchange the averages and the parameters (twice: as it was)."""
-        for average, parameter in zip(self.averages, self._parameters, strict=True):
-            held = parameter.detach().clone()
-            parameter.copy_(average)
-            average.copy_(held)
+    def _set(self, values: Iterable[Tensor]) -> None:
+        for parameter, value in zip(self._parameters, values, strict=True):
+            parameter.copy_(value)
 
     def state_dict(self) -> dict[str, Any]:
         """The averages and how many steps they hold."""
@@ -45,3 +53,7 @@ class WeightAverage:
         self._steps = int(state["steps"])
         for average, saved in zip(self.averages, state["averages"], strict=True):
             average.copy_(saved)
+
+
+def _precise(parameter: nn.Parameter) -> Tensor:
+    return parameter.detach().to(torch.promote_types(parameter.dtype, torch.float32))

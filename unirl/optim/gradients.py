@@ -2,7 +2,8 @@
 
 A gradient rule is called `rule(closure, names, parameters, lr)`: it leaves in `.grad` what the optimizer shall use
 and returns the losses' values at the point where it started. Registered under kind `gradient`; a method chooses one
-with `update: {gradient: {name: ...}}`.
+with `update: {gradient: {name: ...}}`. A rule that calls the closure just once, at the parameters that the step starts
+from, says so by `evaluates_once = True`.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,6 +24,8 @@ Closure = Callable[[Sequence[str]], dict[str, Tensor]]
 @dataclass(frozen=True)
 class Plain:
     """The gradient of the sum of the losses, as it is."""
+
+    evaluates_once = True
 
     def __call__(
         self, closure: Closure, names: Sequence[str], parameters: list[nn.Parameter], lr: float

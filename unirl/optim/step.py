@@ -1,5 +1,6 @@
 """The optimizer step: which losses are stepped together, in which order, how often."""
 
+import importlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from unirl.domain import role_of
 from unirl.errors import NonFiniteError, UserError, unknown
 from unirl.optim.average import WeightAverage
 from unirl.optim.gradients import Closure, Plain
+from unirl.optim.masters import MasterWeights
 from unirl.registry import make
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
@@ -21,6 +23,7 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
     "rmsprop": torch.optim.RMSprop,
 }
+EIGHT_BIT = "adamw8bit"  # of another package, imported where it is asked for
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda progress: 1.0,
     "linear": lambda progress: max(1.0 - progress, 0.0),
@@ -35,7 +38,8 @@ class Update:
     a joint clip). Otherwise each loss is a block and sees the parameters that the one before it has just changed
     (SAC, TD3, IQL); only learned coefficients go with the policy, whose scored minibatch serves both.
     `every`: how often a loss is stepped, e.g. `{"policy": 2}` for TD3's delayed actor, and how often `targets` move.
-    `optimizers` has one entry per block, in the order of `blocks(parameters, together)`.
+    `optimizers` has one entry per block, in the order of `blocks(parameters, together)`; they hold the `masters` of
+    parameters in half precision, where there are any.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class Update:
         warmup: float = 0.0,
         gradient: Any = None,
         average: float | None = None,
+        masters: MasterWeights | None = None,
     ) -> None:
         self._parameters = {name: params for name, params in parameters.items() if params}
         self._together = together
@@ -61,6 +66,7 @@ class Update:
         self._warmup = warmup
         self._gradient = gradient or Plain()
         self._average = WeightAverage(self._parameters.get("policy", []), average) if average is not None else None
+        self._masters = masters
         self._base_lr = [[group["lr"] for group in optimizer.param_groups] for optimizer in self._optimizers]
         self.steps = 0
 
@@ -85,28 +91,37 @@ class Update:
         if self._average is None:
             yield
             return
-        self._average.swap()
-        try:
+        with self._average.in_place():
             yield
-        finally:
-            self._average.swap()
 
     def is_due(self, name: str) -> bool:
         """Whether the named loss is stepped at this step."""
         return self.steps % self._every.get(role_of(name), 1) == 0
 
+    @property
+    def evaluates_once(self) -> bool:
+        """Whether a step evaluates its losses just once, at the parameters that it starts from."""
+        return bool(getattr(self._gradient, "evaluates_once", False))
+
     def _step(self, names: list[str], optimizer: torch.optim.Optimizer, closure: Closure) -> dict[str, Tensor]:
         """Step the named losses' parameters; raises `NonFiniteError`, before anything is stepped, where one is NaN."""
         for parameter in chain.from_iterable(group["params"] for group in optimizer.param_groups):
             parameter.grad = None  # `zero_grad` costs ten times as much
+        if self._masters is not None:
+            self._masters.begin()
         parameters = self._of(names)
         values = self._gradient(closure, names, parameters, optimizer.param_groups[0]["lr"])
+        if self._masters is not None:
+            self._masters.take_gradients()
         reported = {f"loss/{name}": value for name, value in values.items()}
         norms = self._clip(names)
         if self._clip_norm is not None:
             reported.update(norms)
         _check_finite(names, values, norms)
         optimizer.step()
+        torch.autograd.graph.increment_version(parameters)  # fused steps leave torch's counters of changes alone
+        if self._masters is not None:
+            self._masters.write_back()
         return reported
 
     def _of(self, names: Iterable[str]) -> list[nn.Parameter]:
@@ -117,7 +132,8 @@ class Update:
         """The gradient norm of all losses together, or of each; where a clip is set, gradients are scaled to it."""
         norms: dict[str, Tensor] = {}
         for joint in [names] if self._together else _by_role(names):
-            gradients = [parameter.grad for parameter in self._of(joint) if parameter.grad is not None]
+            stepped = self._of(joint) if self._masters is None else self._masters.of(self._of(joint))
+            gradients = [parameter.grad for parameter in stepped if parameter.grad is not None]
             norm = torch.stack(torch._foreach_norm(gradients)).norm() if gradients else torch.tensor(0.0)
             if self._clip_norm is not None:
                 torch._foreach_mul_(gradients, (self._clip_norm / (norm + 1e-6)).clamp(max=1.0))
@@ -147,23 +163,24 @@ class Update:
             part.load_state_dict(state[name])
 
     def _stateful(self) -> list[tuple[str, Any]]:
-        parts = [("gradient", self._gradient), ("average", self._average)]
+        parts = [("gradient", self._gradient), ("average", self._average), ("masters", self._masters)]
         return [(name, part) for name, part in parts if hasattr(part, "state_dict")]
 
 
 def make_update(config: Mapping[str, Any], parameters: Mapping[str, list[nn.Parameter]]) -> Update:
     """Build the update from a method's `update` section.
 
-    `name` (adam, adamw, sgd, rmsprop), `lr` (a number, or one per loss), `clip_norm`, `schedule`, `warmup` (the
-    fraction of training in which the rate rises to `lr`), `together`, `actor_every`, `targets_every` (as `actor_every`
-    unless it is given), `gradient` (a part of kind `gradient`), `average` (decay of averaged weights, used in
-    evaluation), and `eps`, `betas`, `weight_decay`, `momentum`, `alpha` for the optimizer. Raises `UserError` for
-    anything else.
+    `name` (adam, adamw, sgd, rmsprop; adamw8bit, with moments in 8 bits, needs the package bitsandbytes and a GPU),
+    `lr` (a number, or one per loss), `clip_norm`, `schedule`, `warmup` (the fraction of training in which the rate
+    rises to `lr`), `together`, `actor_every`, `targets_every` (as `actor_every` unless it is given), `gradient` (a part
+    of kind `gradient`), `average` (decay of averaged weights, used in evaluation), `master_weights` (true: parameters
+    in half precision are stepped as float32 copies, see `MasterWeights`), and `eps`, `betas`, `weight_decay`,
+    `momentum`, `alpha` for the optimizer. Raises `UserError` for anything else.
     """
     options = dict(config)
     name = options.pop("name", "adam")
-    if name not in OPTIMIZERS:
-        raise unknown("update.name", name, OPTIMIZERS)
+    if name not in (*OPTIMIZERS, EIGHT_BIT):
+        raise unknown("update.name", name, (*OPTIMIZERS, EIGHT_BIT))
     schedule = options.pop("schedule", "constant")
     if schedule not in SCHEDULES:
         raise unknown("update.schedule", schedule, SCHEDULES)
@@ -174,6 +191,7 @@ def make_update(config: Mapping[str, Any], parameters: Mapping[str, list[nn.Para
     targets_every = int(options.pop("targets_every", actor_every))
     rule = options.pop("gradient", None)
     average = options.pop("average", None)
+    with_masters = bool(options.pop("master_weights", True))
     if clip_norm is not None and (not isinstance(clip_norm, int | float) or clip_norm <= 0):
         raise UserError(f"method.update.clip_norm is {clip_norm!r}; give a positive number, or null for none")
     settings = ("eps", "betas", "weight_decay", "momentum", "alpha")
@@ -181,8 +199,13 @@ def make_update(config: Mapping[str, Any], parameters: Mapping[str, list[nn.Para
     if options:
         raise unknown("update key", next(iter(options)), UPDATE_KEYS)
     trained = {loss: params for loss, params in parameters.items() if params}
+    gradient = _gradient_rule(rule) if rule else Plain()
+    masters = MasterWeights(
+        chain.from_iterable(trained.values()) if with_masters else (),
+        accumulate=getattr(gradient, "evaluates_once", False),  # other rules look at the parameters' own gradients
+    )
     optimizers = [
-        _optimizer(name, [(trained[loss], _rate(rates, loss)) for loss in block], extra)
+        _optimizer(name, [(masters.of(trained[loss]), _rate(rates, loss)) for loss in block], extra)
         for block in blocks(trained, together)
     ]
     every = {"policy": actor_every, "temperature": actor_every, "targets": targets_every}
@@ -194,8 +217,9 @@ def make_update(config: Mapping[str, Any], parameters: Mapping[str, list[nn.Para
         clip_norm=clip_norm,
         schedule=schedule,
         warmup=warmup,
-        gradient=_gradient_rule(rule) if rule else None,
+        gradient=gradient,
         average=average,
+        masters=masters if len(masters) else None,
     )
 
 
@@ -226,7 +250,7 @@ def _check_finite(names: list[str], values: Mapping[str, Tensor], norms: Mapping
 
 UPDATE_KEYS = (
     *("name", "lr", "schedule", "warmup", "together", "clip_norm", "actor_every", "targets_every", "gradient"),
-    *("average", "epochs", "minibatches"),
+    *("average", "epochs", "minibatches", "master_weights"),
     *("eps", "betas", "weight_decay", "momentum", "alpha"),
 )
 
@@ -252,8 +276,20 @@ def _optimizer(
     for trained, rate in parameters:
         groups.setdefault(rate, {}).update(dict.fromkeys(trained))
     try:
-        return OPTIMIZERS[name](
+        return _optimizer_class(name, groups)(
             [{"params": list(trained), "lr": rate} for rate, trained in groups.items()], **options, **extra
         )
     except TypeError as error:
         raise UserError(f"method.update: {error}") from error
+
+
+def _optimizer_class(name: str, groups: Mapping[float, Iterable[nn.Parameter]]) -> Callable[..., torch.optim.Optimizer]:
+    if name != EIGHT_BIT:
+        return OPTIMIZERS[name]
+    try:
+        found: Callable[..., torch.optim.Optimizer] = importlib.import_module("bitsandbytes.optim").AdamW8bit
+    except ImportError as error:
+        raise UserError(f"update.name={name} needs the package 'bitsandbytes': pip install bitsandbytes") from error
+    if any(parameter.device.type == "cpu" for parameter in chain.from_iterable(groups.values())):
+        raise UserError(f"update.name={name} needs a GPU, such as device=cuda; these weights are on the processor")
+    return found

@@ -5,5 +5,6 @@ enlarge the others.
 """
 
 import unirl.selection.best
+import unirl.selection.engine
 import unirl.selection.pairs
 import unirl.selection.rows  # noqa: F401

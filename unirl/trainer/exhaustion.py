@@ -13,7 +13,7 @@ from unirl.errors import UserError
 # Keys that decide how much memory a run takes, the largest consumers first; a run names those that it has.
 MEMORY_KEYS = (
     "domain.token_budget",
-    "domain.generation_rows",
+    "domain.engine.rows",
     "method.source.capacity",
     "method.source.rows",
     "method.source.batch",

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +18,7 @@ from unirl.method import Method
 from unirl.optim import Update
 from unirl.trainer import generators
 from unirl.trainer.checkpoint import write_checkpoint
-from unirl.trainer.diagnostics import policy_diagnostics
+from unirl.trainer.diagnostics import engine_log_ratios, engine_mismatch, policy_diagnostics
 from unirl.trainer.interruption import Interruption
 from unirl.trainer.metrics import Means, MetricsFile
 from unirl.trainer.minibatches import minibatches
@@ -80,6 +81,8 @@ class Trainer:
         self._metrics = MetricsFile(self.folder / "metrics.jsonl")
         self._saved: int | None = None  # the iteration of the newest checkpoint
         self._measured: dict[str, Tensor] = {}
+        self._unmoved = False  # whether the policy is still what it was when the batch was made
+        self._engine_log_ratios: list[Tensor] = []
 
     @property
     def progress(self) -> float:
@@ -107,12 +110,20 @@ class Trainer:
         progress = self.progress
         self._refresh_anchors()
         batch = self.source.next().replace(progress=progress)
-        batch = self.domain.score(batch, self.method.prepares_with)
+        late = {"old_logp"} if self._takes_old_logp_from_logp else set()
+        batch = self.domain.score(batch, self.method.prepares_with - late)
         batch = self.method.prepare(batch)
+        self._engine_log_ratios, self._unmoved = [], True
         for minibatch in self._minibatches(batch):
             self._update_on(self.method.with_divisors(minibatch), progress)
-        self._means.add(_of_batch(batch))
+        self._means.add({**_of_batch(batch), **self._engine_mismatch(batch)})
         self.iteration += 1
+
+    @cached_property
+    def _takes_old_logp_from_logp(self) -> bool:
+        """Whether the policy's losses are evaluated just once per batch, before its only step: `logp` is `old_logp`."""
+        one_step = self.schedule.epochs * self.schedule.minibatches == 1 and self.update.evaluates_once
+        return one_step and self.method.reads_old_logp_late
 
     def _update_on(self, minibatch: Batch, progress: float) -> None:
         targets_move = self.update.is_due("targets")
@@ -141,7 +152,7 @@ class Trainer:
         totals: dict[str, Tensor] = {}
         need = self.method.differentiates(names)
         for piece in self.domain.microbatches(minibatch):
-            scored = self.domain.score(piece, need)
+            scored = self._at_start(self.domain.score(piece, need))
             losses = self.method.losses(scored, names)
             cast(Tensor, sum(losses.values())).backward()
             for name, loss in losses.items():
@@ -149,7 +160,22 @@ class Trainer:
         if "policy" in names:
             self._measured = policy_diagnostics(scored, self.method.clip_range)
             self.method.observe(scored)
+            self._unmoved = False
         return totals
+
+    def _at_start(self, scored: Batch) -> Batch:
+        """Before the policy's first step on a batch its `logp` is `old_logp`, and tells it from the sampler."""
+        if self._unmoved and "logp" in scored:
+            self._engine_log_ratios.append(engine_log_ratios(scored, scored.logp))
+            if self._takes_old_logp_from_logp:
+                return scored.replace(old_logp=scored.logp.detach())
+        return scored
+
+    def _engine_mismatch(self, batch: Batch) -> dict[str, Tensor]:
+        """How far the sampler is from the policy, over the whole batch or, without `old_logp`, its first minibatch."""
+        if "old_logp" in batch:
+            return engine_mismatch(engine_log_ratios(batch, batch.old_logp))
+        return engine_mismatch(torch.cat(self._engine_log_ratios)) if self._engine_log_ratios else {}
 
     def _minibatches(self, batch: Batch) -> Iterator[Batch]:
         by = "pair" if self.method.objective.level == "pair" else "row"
@@ -234,8 +260,11 @@ class Trainer:
 
 
 def _of_batch(batch: Batch) -> dict[str, Tensor | float]:
-    """Mean score and length of a batch's rows, where it has them."""
-    found: dict[str, Tensor | float] = {}
+    """Mean score, components of the reward and length of a batch's rows, where it has them."""
+    components = batch.rewards.items() if "rewards" in batch else ()
+    found: dict[str, Tensor | float] = {
+        f"train/{name}": values.float().mean() for name, values in components if values.dim() == 1
+    }
     if "score" in batch:
         found["train/score"] = batch.score.float().mean()
     if batch.mask.shape[1] > 1:

@@ -19,6 +19,7 @@ from rich.progress import (
 )
 
 SCORE = "eval/score"
+FAILED = "_failed"  # `train/NAME_failed` is the share of rows that the reward function NAME could not score
 ETA_WINDOW = 3600.0  # seconds of history behind the remaining-time estimate; long, as evaluations make the pace uneven
 
 
@@ -52,7 +53,7 @@ class SilentProgress:
 
 
 class RichProgress:
-    """A live bar: title, fraction, elapsed and remaining time, latest score.
+    """A live bar: title, fraction, elapsed and remaining time, latest score, and how often reward functions fail.
 
     Where the output is no terminal (a log file, a pipe) it writes one line per evaluation instead.
     """
@@ -62,6 +63,7 @@ class RichProgress:
         self._bar = bar(self._console)
         self._task: TaskID | None = None
         self._title = ""
+        self._score = self._failures = ""
 
     def start(self, total: int, unit: str, title: str) -> None:
         """Show an empty bar."""
@@ -75,13 +77,14 @@ class RichProgress:
     def advance(self, iteration: int, fraction: float, metrics: Mapping[str, float]) -> None:
         """Move the bar; on a log, write a line if there is a new score."""
         score = metrics.get(SCORE)
-        if self._task is None:
-            if score is not None:
-                self._line(f"{self._title}: {fraction:4.0%}  score {format_score(score)}")
-            return
-        self._bar.update(self._task, completed=fraction)
         if score is not None:
-            self._bar.update(self._task, score=f"score {format_score(score)}")
+            self._score = f"score {format_score(score)}"
+        if any(name.startswith("train/") for name in metrics):
+            self._failures = "".join(f"  {text}" for text in failures(metrics))
+        if self._task is not None:
+            self._bar.update(self._task, completed=fraction, score=self._score + self._failures)
+        elif score is not None:
+            self._line(f"{self._title}: {fraction:4.0%}  {self._score}{self._failures}")
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Take the bar down, leaving its last state on the screen."""
@@ -156,6 +159,12 @@ def bar(console: Console) -> Progress:
         console=console,
         speed_estimate_period=ETA_WINDOW,
     )
+
+
+def failures(metrics: Mapping[str, float]) -> list[str]:
+    """`judge failed for 2.5%` for every reward function that could not score some of the rows trained on."""
+    shares = {name: share for name, share in metrics.items() if name.startswith("train/") and name.endswith(FAILED)}
+    return [f"{name[6 : -len(FAILED)]} failed for {share:.1%}" for name, share in shares.items() if share]
 
 
 def format_score(value: float | None) -> str:

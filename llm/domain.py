@@ -79,6 +79,7 @@ class LanguageDomain:
             independent_decisions=False,
             target_entropy=target_entropy,
             sample_unit="tokens",
+            groups_share_work=True,
         )
         self.value_head: nn.Linear | None = None
         self._variants = variants_of(self.policy)

@@ -139,6 +139,7 @@ class DomainInfo:
     """Facts about a domain that the trainer and parts' defaults need.
 
     `independent_decisions`: decisions may be scored apart from their row (true for Markov policies, false for text).
+    `groups_share_work`: scoring the rows of a group together costs less than apart (text: their prompt is read once).
     `target_entropy`: the default floor of automatic temperature, nats per decision (-dim(A) for continuous actions).
     `sample_unit`: what `samples` counts.
     """
@@ -148,6 +149,7 @@ class DomainInfo:
     independent_decisions: bool
     target_entropy: float
     sample_unit: str
+    groups_share_work: bool = False
 
 
 class Dataset(Protocol):

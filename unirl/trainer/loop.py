@@ -178,8 +178,11 @@ class Trainer:
         return engine_mismatch(torch.cat(self._engine_log_ratios)) if self._engine_log_ratios else {}
 
     def _minibatches(self, batch: Batch) -> Iterator[Batch]:
-        by = "pair" if self.method.objective.level == "pair" else "row"
-        if not self.method.by_row and self.domain.info.independent_decisions:
+        info = self.domain.info
+        by = "group" if info.groups_share_work else "row"
+        if self.method.objective.level == "pair":
+            by = "pair"
+        elif not self.method.by_row and info.independent_decisions:
             by = "decision"
         return minibatches(
             batch,

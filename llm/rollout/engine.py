@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from unirl.errors import UserError
 from unirl.llm.truncation import EVERY_TOKEN, Truncation
 
 if TYPE_CHECKING:
@@ -104,6 +105,21 @@ class Engine(Protocol):
     def close(self) -> None:
         """Give back what `open` took: processes, memory."""
         ...
+
+
+def check_prompts(prompts: Sequence[Sequence[int]], sampling: Sampling, longest: int | None, advice: str) -> None:
+    """Raise `UserError`, with the engine's advice, for an empty prompt and for one without room for a response.
+
+    `longest`: the most tokens of prompt and response together, None where there is no limit.
+    """
+    if not all(prompts):
+        raise UserError("a prompt has no tokens; the model needs at least one to start from")
+    most = max(len(prompt) for prompt in prompts)
+    if longest is not None and most + sampling.max_new_tokens > longest:
+        raise UserError(
+            f"a prompt of {most} tokens and a response of up to {sampling.max_new_tokens} do not fit into the "
+            f"{longest} tokens that {advice}"
+        )
 
 
 @runtime_checkable

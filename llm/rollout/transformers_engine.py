@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from unirl.errors import UserError
-from unirl.llm.rollout.engine import Responses, Sampling
+from unirl.llm.rollout.engine import Responses, Sampling, check_prompts
 from unirl.registry import register
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from unirl.llm.variants import Variants
 
+ADVICE = "the model's context has; shorten the prompt or lower task.max_new_tokens"
 OWN = (("<policy>", 1.0),)  # the policy alone (`unirl.llm.variants.POLICY`, whose module needs transformers)
 
 
@@ -76,7 +77,7 @@ class TransformersEngine:
         if self._variants is None:
             raise RuntimeError("open the engine before it generates")
         with self._variants.using(OWN[0][0]) as network:
-            _check_prompts(prompts, context_length(network), sampling.max_new_tokens)
+            check_prompts(prompts, sampling, context_length(network), ADVICE)
         order = sorted(range(len(prompts)), key=lambda place: (len(prompts[place]), *prompts[place]))
         pieces = [
             decode(self._variants, mixture, [prompts[place] for place in some], n, sampling, generator, self._version)
@@ -90,14 +91,3 @@ class TransformersEngine:
         at_once = max(1, self.rows // n)
         for start in range(0, len(order), at_once):
             yield order[start : start + at_once]
-
-
-def _check_prompts(prompts: Sequence[Sequence[int]], context: int | None, max_new_tokens: int) -> None:
-    if not all(prompts):
-        raise UserError("a prompt has no tokens; the model needs at least one to start from")
-    longest = max(len(prompt) for prompt in prompts)
-    if context is not None and longest + max_new_tokens > context:
-        raise UserError(
-            f"a prompt of {longest} tokens and a response of up to {max_new_tokens} do not fit into the model's "
-            f"context of {context}; shorten the prompt or lower task.max_new_tokens"
-        )

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from unirl.errors import UserError
-from unirl.llm.rollout.engine import Responses, Sampling
+from unirl.llm.rollout.engine import Responses, Sampling, check_prompts
 
+ADVICE = "raise its `memory` or `max_length`, within the model's context, or lower task.max_new_tokens"
 SEEDS = 2**62  # the n responses to a prompt have consecutive seeds, which must stay below 2**63
 
 
@@ -63,14 +64,7 @@ def check_request(engine: str, prompts: Sequence[Sequence[int]], sampling: Sampl
     """Raise `UserError` for what vLLM does not report, for an empty prompt, and for one without room for a response."""
     if sampling.entropy:
         raise UserError(f"engine '{engine}' does not report entropies; take domain.engine.name=transformers for them")
-    if not all(prompts):
-        raise UserError("a prompt has no tokens; the model needs at least one to start from")
-    needed = max(len(prompt) for prompt in prompts) + sampling.max_new_tokens
-    if needed > longest:
-        raise UserError(
-            f"engine '{engine}' has room for {longest} tokens of prompt and response, {needed} are needed: raise its "
-            "`memory` or `max_length`, within the model's context, or lower task.max_new_tokens"
-        )
+    check_prompts(prompts, sampling, longest, f"engine '{engine}' has room for; {ADVICE}")
 
 
 @contextmanager

@@ -18,22 +18,20 @@ PAD, EOS = 0, 1
 
 def network(seed: int = 0, hidden: int = 32, dtype: torch.dtype = torch.float32, **options: Any) -> Qwen3ForCausalLM:
     """A random Qwen3 with weights large enough that tokens differ in probability."""
-    config = Qwen3Config(
-        vocab_size=len(CHARACTERS),
-        hidden_size=hidden,
-        intermediate_size=2 * hidden,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=hidden // 2,
-        max_position_embeddings=128,
-        tie_word_embeddings=True,
-        initializer_range=0.3,
-        pad_token_id=PAD,
-        eos_token_id=EOS,
-        **options,
-    )
+    sizes = {
+        "vocab_size": len(CHARACTERS),
+        "hidden_size": hidden,
+        "intermediate_size": 2 * hidden,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": hidden // 2,
+        "max_position_embeddings": 128,
+        "tie_word_embeddings": True,
+        "initializer_range": 0.3,
+    }
     torch.manual_seed(seed)
+    config = Qwen3Config(**{**sizes, "pad_token_id": PAD, "eos_token_id": EOS, **options})
     return Qwen3ForCausalLM(config).to(dtype).eval()
 
 

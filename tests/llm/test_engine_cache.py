@@ -7,7 +7,7 @@ import pytest
 import torch
 from engine_stub import CHARACTERS, EOS, PAD, network, tokenizer
 from torch.testing import assert_close
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from unirl.llm.rollout import Responses, Sampling, cache
@@ -21,21 +21,7 @@ PROMPTS = [[5, 6, 7], [8], [3, 4], [9, 9, 2]]
 
 def shared_heads(attention: str = "sdpa") -> PreTrainedModel:
     """Four heads of queries on two heads of keys."""
-    config = Qwen3Config(
-        vocab_size=len(CHARACTERS),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        max_position_embeddings=128,
-        initializer_range=0.3,
-        pad_token_id=PAD,
-        eos_token_id=EOS,
-    )
-    torch.manual_seed(0)
-    model = Qwen3ForCausalLM(config).double().eval()
+    model = network(dtype=torch.float64, num_attention_heads=4, head_dim=8, tie_word_embeddings=False)
     model.set_attn_implementation(attention)
     return model
 

@@ -146,7 +146,10 @@ def test_a_sampler_opens_its_engine_with_the_models_folder(monkeypatch: pytest.M
 
 def test_a_prompt_that_leaves_no_room_in_the_context_is_refused_before_anything_is_read() -> None:
     engine = opened()  # whose context has 128 places
-    with pytest.raises(UserError, match=r"a prompt of 121 tokens and a response of up to 8 .* context of 128"):
+    message = (
+        "a prompt of 121 tokens and a response of up to 8 do not fit into the 128 tokens that the model's context has"
+    )
+    with pytest.raises(UserError, match=message):
         generated(engine, [[5] * 120, [5] * 121])
     assert generated(engine, [[5] * 120], stop=()).tokens.shape == (2, 8)
 

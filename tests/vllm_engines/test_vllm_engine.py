@@ -16,6 +16,7 @@ from vllm_stub import (
     Policy,
     by_hand,
     largest_error,
+    opened,
     prompts,
     sampling,
     seeded,
@@ -37,11 +38,8 @@ def policy() -> Policy:
 
 @pytest.fixture(scope="module")
 def engine(policy: Policy) -> Iterator[VllmEngine]:
-    made = make("engine", "vllm", memory=0.1)
-    made.open(policy.variants, tokenizer(), None)
-    made.update_weights(policy.variants.weights(), policy.version)
-    yield made
-    made.close()
+    with opened(policy) as made:
+        yield made
 
 
 def test_log_probabilities_are_the_networks_own_before_and_after_updates(engine: Any, policy: Policy) -> None:
@@ -155,11 +153,8 @@ def test_nothing_global_changes(engine: Any, policy: Policy) -> None:
     random.seed(3), np.random.seed(3), torch.manual_seed(3)
     expected = (random.random(), np.random.rand(), torch.rand(()))
     random.seed(3), np.random.seed(3), torch.manual_seed(3)
-    other = make("engine", "vllm", memory=0.1)
-    other.open(policy.variants, tokenizer(), None)
-    other.update_weights(policy.variants.weights(), 0)
-    other.generate(prompts(2), 2, sampling(), seeded())
-    other.close()
+    with opened(policy) as other:
+        other.generate(prompts(2), 2, sampling(), seeded())
     assert (random.random(), np.random.rand(), torch.rand(())) == expected
     assert torch.set_num_threads is setter and torch.get_num_threads() == threads
 
@@ -167,7 +162,7 @@ def test_nothing_global_changes(engine: Any, policy: Policy) -> None:
 def test_what_cannot_be_done_is_one_line(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for asked, wanted, message in [
         ([[]], sampling(), "a prompt has no tokens"),
-        (prompts(1, length=CONTEXT - 20), sampling(), f"room for {CONTEXT} tokens"),
+        (prompts(1, length=CONTEXT - 20), sampling(), f"the {CONTEXT} tokens that engine 'vllm' has room for"),
         (prompts(1), sampling(entropy=True), "does not report entropies"),
     ]:
         with pytest.raises(UserError, match=message):
@@ -190,10 +185,6 @@ def test_models_and_options_that_vllm_refuses_are_one_line() -> None:
 
 def test_sixteen_bits_pass_the_check_too() -> None:
     policy = Policy.make(dtype=torch.bfloat16, tied=False)
-    engine = make("engine", "vllm", memory=0.1)
-    engine.open(policy.variants, tokenizer(), None)
-    engine.update_weights(policy.variants.weights(), 0)
-    policy.learn(engine)
-    with policy.variants.using(POLICY) as network:
+    with opened(policy) as engine, policy.variants.using(POLICY) as network:
+        policy.learn(engine)
         assert 1e-4 < mismatch(network, engine.generate) < 0.05
-    engine.close()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from vllm_stub import TOLERANCE, Policy, largest_error, prompts, sampling, seeded, tokenizer
+from vllm_stub import TOLERANCE, Policy, largest_error, opened, prompts, sampling, seeded, tokenizer
 
 from unirl.errors import UserError
 from unirl.llm.rollout.parity import Parity
@@ -20,11 +20,8 @@ def policy() -> Policy:
 
 @pytest.fixture(scope="module")
 def engine(policy: Policy) -> Iterator[Any]:
-    made = make("engine", "vllm", memory=0.1)
-    made.open(policy.variants, tokenizer(), None)
-    made.update_weights(policy.variants.weights(), policy.version)
-    yield made
-    made.close()
+    with opened(policy) as made:
+        yield made
 
 
 def test_every_version_of_an_adapter_is_sampled_from(engine: Any, policy: Policy) -> None:

@@ -1,5 +1,7 @@
 """A random model that vLLM runs on processors, policies on it, and what their log-probabilities should be."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +16,7 @@ from unirl.llm.models import LoraSettings, adapt
 from unirl.llm.rollout import Responses, Sampling
 from unirl.llm.truncation import Truncation
 from unirl.llm.variants import POLICY, Variants, variants_of
+from unirl.registry import make
 
 VOCABULARY = 512
 CONTEXT = 512
@@ -114,3 +117,15 @@ def largest_error(policy: Policy, asked: list[list[int]], found: Responses, want
         logp = by_hand(logits, wanted.temperature, wanted.truncation).gather(1, tokens[:, None]).squeeze(1)
         worst = max(worst, float((logp - found.logp[row][found.mask[row]]).abs().max()))
     return worst
+
+
+@contextmanager
+def opened(policy: Policy) -> Iterator[Any]:
+    """vLLM in this process, with the policy's weights."""
+    engine = make("engine", "vllm", memory=0.1)
+    engine.open(policy.variants, tokenizer(), None)
+    try:
+        engine.update_weights(policy.variants.weights(), policy.version)
+        yield engine
+    finally:
+        engine.close()

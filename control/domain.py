@@ -89,6 +89,8 @@ class ControlDomain:
 
     def build(self, requirements: Requirements) -> None:
         """Make the policy the method is defined for, its critics, targets and anchors, from the domain's seed."""
+        if requirements.top_choices and not self.actions.discrete:
+            raise UserError(f"likeliest choices (`top_logp`) need discrete actions; {self.info.task}'s are continuous")
         self.requirements = requirements
         stored = requirements.q is not None
         observation, reward = self._wants

@@ -24,6 +24,7 @@ _Q = "action-value critic (q)"
 _VALUE = "state-value critic (value)"
 _TARGET_VALUE = "target copy of the state-value critic (ValueSpec.tau)"
 _SPREAD = "critic with a spread (std)"
+_CHOICES = "number of likeliest choices (top_choices)"
 
 
 def score(domain: "ControlDomain", batch: Batch, need: Collection[str]) -> Batch:
@@ -45,6 +46,8 @@ def score(domain: "ControlDomain", batch: Batch, need: Collection[str]) -> Batch
 def _fields(domain: "ControlDomain", batch: Batch, need: Collection[str]) -> dict[str, Any]:
     differentiable, detached = Scorer(domain, batch), Scorer(domain, batch)
     fields: dict[str, Any] = {}
+    if "top_token" in need:  # what other fields are of
+        differentiable.choices = detached.choices = detached.likeliest()
     for name in sorted(need):
         head, _, tail = name.partition(".")
         frozen = head in DETACHED
@@ -110,6 +113,18 @@ class Scorer:
         return self.policy.rsample(self.domain.generator)
 
     @cached_property
+    def choices(self) -> Tensor:
+        """The choices [N, T, k] whose log-probabilities are asked for."""
+        return cast(Tensor, self.batch.top_token)
+
+    @torch.no_grad()
+    def likeliest(self) -> Tensor:
+        """The policy's likeliest choices, as many as the method's parts look at."""
+        number = _built(self.domain.requirements.top_choices or None, _CHOICES)
+        log_probs = cast(Categorical, self.policy).log_probs
+        return log_probs.topk(min(number, log_probs.shape[-1])).indices
+
+    @cached_property
     def mixture(self) -> TanhGaussianMixture:
         if not isinstance(self.policy, TanhGaussianMixture):
             raise UserError("the method needs a policy of several experts: `policy: {name: gaussian_mixture}`")
@@ -163,6 +178,15 @@ class Scorer:
         if isinstance(self.policy, Categorical):  # the exact expectation over choices
             return -self.policy.entropy()
         return self.fresh.logp
+
+    def top_token(self) -> Tensor:
+        return self.choices
+
+    def top_logp(self) -> Tensor:
+        return cast(Categorical, self.policy).log_probs.gather(-1, self.choices)
+
+    def anchor_top_logp(self, name: str) -> Tensor:
+        return cast(Categorical, self.anchor(name)).log_probs.gather(-1, self.choices)
 
     def policy_action(self) -> Tensor:
         return self.policy.mode()
@@ -301,6 +325,7 @@ class Scorer:
 
 _PER_ANCHOR: dict[str, Callable[[Scorer, str], Tensor]] = {
     "anchor_logp": Scorer.anchor_logp,
+    "anchor_top_logp": Scorer.anchor_top_logp,
     "sample_anchor_logp": Scorer.sample_anchor_logp,
     "sample_anchor_logp_parts": Scorer.sample_anchor_logp_parts,
     "anchor_kl": Scorer.anchor_kl,
@@ -309,6 +334,8 @@ _PER_ANCHOR: dict[str, Callable[[Scorer, str], Tensor]] = {
 _FIELDS: dict[str, Callable[[Scorer], Tensor]] = {
     "logp": Scorer.logp,
     "old_logp": Scorer.logp,
+    "top_token": Scorer.top_token,
+    "top_logp": Scorer.top_logp,
     "entropy": Scorer.entropy,
     "sample_logp": Scorer.sample_logp,
     "sample_logp_parts": Scorer.sample_logp_parts,

@@ -90,6 +90,7 @@ class LanguageDomain:
         self._groups = 0
         self._held_out_pairs: Batch | None = None
         self._preferences = preference_settings(task.get("preferences"))
+        self._top_choices = 0
 
     def build(self, requirements: Requirements) -> None:
         """Make the value head, the critic's trunk and the anchors; raises `UserError` for what is for control only."""
@@ -99,6 +100,7 @@ class LanguageDomain:
             raise UserError(f"anchor '{next(iter(requirements.given))}' comes from a file, which only control can read")
         if requirements.policy not in (None, "categorical"):
             raise UserError(f"the method needs a {requirements.policy} policy; a language model's is categorical")
+        self._top_choices = requirements.top_choices
         if requirements.value is not None:
             self._add_critic(requirements.value)
         for anchor in sorted(requirements.anchors):
@@ -165,12 +167,20 @@ class LanguageDomain:
     def score(self, batch: Batch, need: Collection[str]) -> Batch:
         """Add what `need` names.
 
-        `logp`, `entropy`, `anchor_kl.<name>` (exact, over the vocabulary), `value_pred` and, where the critic asks for
-        a spread, `value_pred_std` are differentiable;
-        `old_logp`, `anchor_logp.<name>`, `value` and `next_value` are not, and asking for these alone runs the batch in
-        pieces of `token_budget`. Raises `UserError` for fields that only control offers.
+        `logp`, `entropy`, `top_logp`, `anchor_kl.<name>` (exact, over the vocabulary), `value_pred` and, where the
+        critic asks for a spread, `value_pred_std` are differentiable; `old_logp`, `anchor_logp.<name>`, `top_token`,
+        `anchor_top_logp.<name>`, `value` and `next_value` are not, and asking for these alone runs the batch in pieces
+        of `token_budget`. `top_logp` of a token that truncation rules out is minus infinity.
+        Raises `UserError` for fields that only control offers.
         """
-        scorer = Scorer(self._variants, self.value_head, self.temperature, self._packed, truncation=self.truncation)
+        scorer = Scorer(
+            self._variants,
+            self.value_head,
+            self.temperature,
+            self._packed,
+            truncation=self.truncation,
+            top_choices=self._top_choices,
+        )
         scorer.check(need)
         if not need:
             return batch
@@ -330,5 +340,5 @@ class LanguageDomain:
 def _put(into: dict[str, Any], name: str, value: Tensor, rows: Tensor, mask: Tensor) -> None:
     """Write the rows of a trimmed piece into a field of the whole batch."""
     if name not in into:
-        into[name] = value.new_zeros(mask.shape)
+        into[name] = value.new_zeros(*mask.shape, *value.shape[2:])
     into[name][rows, : value.shape[1]] = value

@@ -15,6 +15,7 @@ from unirl.errors import UserError
 DETACHED = frozenset(
     {
         *("old_logp", "anchor_logp", "value", "next_value", "target_value", "next_target_value"),
+        *("top_token", "anchor_top_logp"),
         *("next_q", "next_q_std", "next_logp", "next_policy_action", "next_online_q", "target_q_data", "estimate"),
     }
 )
@@ -23,16 +24,21 @@ DIFFERENTIABLE = frozenset(
         *("sample_logp_parts", "sample_anchor_logp_parts"),
         *("router", "expert_q", "expert_logp", "expert_own_logp"),
         *("logp", "entropy", "sample_logp", "sample_anchor_logp", "policy_action", "anchor_kl", "kl_from_anchor"),
+        "top_logp",
         *("value_pred", "value_pred_std", "next_value_pred", "next_target_q_pred"),
         *("q", "q_std", "q_data", "q_data_std", "model"),
     }
 )
+OF_TOP_CHOICES = frozenset({"top_logp", "anchor_top_logp"})  # of the choices `top_token`, which are fixed first
 
 
 def split_needs(reads: Collection[str]) -> tuple[frozenset[str], frozenset[str]]:
     """Of all that parts read, what a domain computes: (detached, differentiable)."""
-    detached = frozenset(name for name in reads if name.partition(".")[0] in DETACHED)
-    differentiable = frozenset(name for name in reads if name.partition(".")[0] in DIFFERENTIABLE)
+    heads = {name: name.partition(".")[0] for name in reads}
+    if OF_TOP_CHOICES & set(heads.values()):
+        heads["top_token"] = "top_token"
+    detached = frozenset(name for name, head in heads.items() if head in DETACHED)
+    differentiable = frozenset(name for name, head in heads.items() if head in DIFFERENTIABLE)
     return detached, differentiable
 
 
@@ -81,7 +87,8 @@ class Requirements:
 
     `policy`: the kind of policy that the method is defined for, e.g. "deterministic" (TD3), and `policy_options` what
     it asks of it, e.g. `{experts: 4}`. `given`: anchors made elsewhere, name -> file. `models`: auxiliary models of
-    the domain (a model of the behaviour policy, a classifier of dynamics, ...), name -> options.
+    the domain (a model of the behaviour policy, a classifier of dynamics, ...), name -> options. `top_choices`: how
+    many of the policy's likeliest choices are looked at (`top_token`); the parts take the first as many as they need.
     """
 
     value: ValueSpec | None = None
@@ -91,6 +98,7 @@ class Requirements:
     policy: str | None = None
     policy_options: Mapping[str, Any] = field(default_factory=dict)
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    top_choices: int = 0
 
     def and_also(self, other: "Requirements") -> "Requirements":
         """The union. Where both describe the same network, what differs from the defaults counts, `other`'s first."""
@@ -102,6 +110,7 @@ class Requirements:
             policy=other.policy or self.policy,
             policy_options={**self.policy_options, **other.policy_options},
             models={**self.models, **other.models},
+            top_choices=max(self.top_choices, other.top_choices),
         )
 
 

@@ -266,11 +266,12 @@ class Method:
                 raise UserError(
                     f"anchor '{name}' comes from a file and never changes; `every` and `decay` do not apply"
                 )
-        nested = ("anchor_logp", "anchor_kl", "kl_from_anchor", "sample_anchor_logp", "sample_anchor_logp_parts")
+        of_anchors = {"anchor_logp", "anchor_top_logp", "anchor_kl", "kl_from_anchor"}
+        of_anchors |= {"sample_anchor_logp", "sample_anchor_logp_parts"}
         for part in self.parts:
             for name in _reads(part):
                 head, _, anchor = name.partition(".")
-                if head in nested and anchor not in self.anchors:
+                if head in of_anchors and anchor not in self.anchors:
                     raise UserError(
                         f"method '{self.name}': {part.registered_kind} '{part.registered_name}' needs the anchor "
                         f"'{anchor}'; add `anchors: {{{anchor}: {{}}}}` (or `{{every: 1}}`) to the method"

@@ -5,15 +5,19 @@ import torch
 from control_worlds import CLOCK, SMALL
 from torch.testing import assert_close
 
+from unirl import make
+from unirl.config import compose
 from unirl.control import ControlDomain
 from unirl.domain import DETACHED, DIFFERENTIABLE, QSpec, Requirements, ValueSpec
 from unirl.errors import UserError
+from unirl.run import build
 
 ANCHORS = frozenset({"ref", "prev"})
 ON_REQUEST = {name for name in DETACHED | DIFFERENTIABLE if name.endswith("_std") or "target_value" in name}
 ON_REQUEST |= {"estimate", "model"}  # of critics with a spread or a target copy, and of auxiliary models
 ON_REQUEST |= {"router", "expert_q", "expert_logp", "expert_own_logp"}  # of a mixture, see test_069_pmoe.py
 ON_REQUEST |= {"sample_logp_parts", "sample_anchor_logp_parts"}  # of Gaussians, see below
+ON_REQUEST |= {"top_token", "top_logp", "anchor_top_logp"}  # of choices, see below
 
 
 def domain_of(requirements: Requirements, env: str = "unirl-test/Clock-v0", policy: str = "auto") -> ControlDomain:
@@ -230,3 +234,52 @@ def test_a_mixture_starts_with_the_spread_that_it_is_told():
     assert_close(told.log_std, usual.log_std - 1.5)
     assert_close(told.mean, usual.mean)
     assert_close(told.logits, usual.logits)
+
+
+def test_the_likeliest_choices_are_those_of_the_policy_and_at_most_all():
+    domain = domain_of(Requirements(anchors=ANCHORS, top_choices=1), "CartPole-v1")
+    perturb(domain.policy)
+    batch = domain.score(domain.rollout(6, unit="segment"), {"top_token", "anchor_top_logp.ref"})
+    here = domain.policy(batch.inputs["observation"]).log_probs
+    then = domain.anchor("ref")(batch.inputs["observation"]).log_probs
+    assert torch.equal(batch.top_token, here.argmax(-1, keepdim=True))
+    assert_close(batch.anchor_top_logp["ref"], then.gather(-1, batch.top_token).detach())
+    perturb(domain.policy)  # what is asked about stays the same
+    scored = domain.score(batch, {"top_logp"})
+    here = domain.policy(batch.inputs["observation"]).log_probs
+    assert torch.equal(scored.top_token, batch.top_token)
+    assert_close(scored.top_logp, here.gather(-1, batch.top_token))
+    assert scored.top_logp.requires_grad and not batch.anchor_top_logp["ref"].requires_grad
+
+    every = domain_of(Requirements(anchors=ANCHORS, top_choices=16), "CartPole-v1")
+    perturb(every.policy)
+    batch = every.score(every.rollout(6, unit="segment"), {"top_token", "top_logp", "anchor_top_logp", "anchor_kl.ref"})
+    assert batch.top_token.shape == (1, 6, 2) and set(batch.anchor_top_logp) == ANCHORS
+    kl = make("regularizer", "kl", estimator="top_k")(batch)
+    assert_close(kl, batch.anchor_kl["ref"], atol=1e-6, rtol=1e-5)
+
+
+def test_likeliest_choices_of_continuous_actions_are_refused():
+    with pytest.raises(UserError, match=r"need discrete actions; Hopper-v5's are continuous"):
+        domain_of(Requirements(top_choices=4), "Hopper-v5")
+    domain = domain_of(Requirements(), "CartPole-v1")
+    with pytest.raises(ValueError, match="number of likeliest choices"):
+        domain.score(domain.rollout(2, unit="segment"), {"top_token"})
+
+
+def test_a_kl_over_all_choices_trains_as_the_exact_one(tmp_path):
+    ends = []
+    for estimator in ("exact", "top_k"):
+        small = [
+            "task.env=CartPole-v1",
+            "method.source.rows=8",
+            "iterations=3",
+            "evaluations=0",
+            "evaluation_episodes=1",
+        ]
+        term = f"method.regularizers=[{{name: kl, to: ref, estimator: {estimator}, coef: 0.5}}]"
+        trainer = build(compose(["method=grpo", "task=gymnasium", *small, term, f"out={tmp_path / estimator}"]), None)
+        for _ in range(3):
+            trainer.iterate()
+        ends.append(list(trainer.domain.policy.parameters()))
+    assert_close(*ends, atol=1e-5, rtol=1e-4)

@@ -1,7 +1,8 @@
-"""Log-probabilities, entropies and divergences from chunks of logits: values, gradients, memory."""
+"""Log-probabilities, likeliest tokens, entropies and divergences from chunks of logits: values, gradients, memory."""
 
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,12 +32,14 @@ def drawn(*shape: int, seed: int = 1) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def naive(hidden: Tensor, targets: Tensor, head: Head, other: Tensor, other_head: Head) -> dict[str, Tensor]:
-    """All three statistics from all logits at once, left to autograd."""
+def naive(hidden: Tensor, targets: Tensor, head: Head, other: Tensor, other_head: Head, top: int) -> dict[str, Tensor]:
+    """All statistics from all logits at once, left to autograd."""
     bias = 0.0 if head.bias is None else head.bias
     log_p = ((hidden @ head.weight.T + bias) / head.temperature).log_softmax(-1)
     log_q = (other @ other_head.weight.T / other_head.temperature).log_softmax(-1)
+    top_logp, top_token = log_p.topk(min(top, log_p.shape[1]))
     return {
+        **({"top_logp": top_logp, "top_token": top_token} if top else {}),
         "logp": log_p.gather(-1, targets[:, None]).squeeze(-1),
         "entropy": -(log_p.exp() * log_p).sum(-1),
         "kl.ref": (log_p.exp() * (log_p - log_q)).sum(-1),
@@ -49,25 +52,31 @@ def naive(hidden: Tensor, targets: Tensor, head: Head, other: Tensor, other_head
     vocabulary=st.integers(1, 7),
     temperature=st.sampled_from([0.3, 1.0, 2.0]),
     biased=st.booleans(),
+    top=st.integers(0, 9),
     logits_at_once=st.integers(1, 200),
 )
 def test_chunks_equal_the_plain_formula_in_values_and_gradients(
-    rows: int, width: int, vocabulary: int, temperature: float, biased: bool, logits_at_once: int
+    rows: int, width: int, vocabulary: int, temperature: float, biased: bool, top: int, logits_at_once: int
 ) -> None:
     leaves = [drawn(rows, width), drawn(vocabulary, width, seed=2), *([drawn(vocabulary, seed=3)] if biased else [])]
     hidden, weight, *bias = [leaf.requires_grad_() for leaf in leaves]
     head = Head(weight, bias[0] if biased else None, temperature)
     targets = torch.arange(rows) % vocabulary
     ref = drawn(rows, width, seed=4), Head(drawn(vocabulary, width, seed=5), None, temperature)
-    found = token_statistics(hidden, targets, head, entropy=True, anchors={"ref": ref}, logits_at_once=logits_at_once)
-    expected = naive(hidden, targets, head, *ref)
+    options = {"entropy": True, "anchors": {"ref": ref}, "logits_at_once": logits_at_once}
+    found = token_statistics(hidden, targets, head, top=top, **options)
+    expected = naive(hidden, targets, head, *ref, top)
+    again = token_statistics(hidden, targets, head, top=expected.get("top_token", 0), **options)
     assert_close(found, expected, rtol=1e-11, atol=1e-11)
-    slopes = {name: drawn(rows, seed=6 + i) for i, name in enumerate(expected)}
+    assert_close(again, expected, rtol=1e-11, atol=1e-11)
+    differentiable = [name for name in expected if name != "top_token"]
+    slopes = {name: drawn(*expected[name].shape, seed=6 + i) for i, name in enumerate(differentiable)}
     gradients = [
-        torch.autograd.grad(sum((slopes[name] * each[name]).sum() for name in expected), leaves)
-        for each in (found, expected)
+        torch.autograd.grad(sum((slopes[name] * each[name]).sum() for name in differentiable), leaves)
+        for each in (found, again, expected)
     ]
-    assert_close(gradients[0], gradients[1], rtol=1e-9, atol=1e-9)
+    assert_close(gradients[0], gradients[2], rtol=1e-9, atol=1e-9)
+    assert_close(gradients[1], gradients[2], rtol=1e-9, atol=1e-9)
 
 
 def test_gradient_of_a_log_probability_by_hand() -> None:
@@ -79,13 +88,31 @@ def test_gradient_of_a_log_probability_by_hand() -> None:
     assert_close(weight.grad, torch.tensor([[-2.0], [4.0], [-2.0]]))
 
 
-def test_no_tensor_of_all_logits_is_ever_made() -> None:
-    rows, vocabulary = 64, 97
+def test_gradient_of_given_choices_by_hand() -> None:
+    # the same state and head; choices 0 and 2 with slopes 3 and -6: (3, 0, -6) - p (3 - 6) = (4, 1, -5), times h = 2
+    weight = torch.zeros(3, 1, requires_grad=True)
+    choices = torch.tensor([[0, 2]])
+    found = token_statistics(torch.tensor([[2.0]]), torch.tensor([1]), Head(weight, None, 1.0), top=choices)
+    assert_close(found["top_logp"], torch.full((1, 2), 1 / 3).log())
+    (found["top_logp"] * torch.tensor([[3.0, -6.0]])).sum().backward()
+    assert_close(weight.grad, torch.tensor([[8.0], [2.0], [-10.0]]))
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_no_tensor_of_all_logits_is_ever_made(given: bool) -> None:
+    rows, vocabulary, top = 64, 97, 5
     hidden, weight = drawn(rows, 3).requires_grad_(), drawn(vocabulary, 3)
+    choices = torch.arange(top).repeat(rows, 1) if given else top
     with LargestTensor() as seen:
-        targets = torch.arange(rows)
-        found = token_statistics(hidden, targets, Head(weight, None, 1.0), entropy=True, logits_at_once=8 * vocabulary)
-        (found["logp"] + found["entropy"]).sum().backward()
+        found = token_statistics(
+            hidden,
+            torch.arange(rows),
+            Head(weight, None, 1.0),
+            entropy=True,
+            top=choices,
+            logits_at_once=8 * vocabulary,
+        )
+        (found["logp"] + found["entropy"] + found["top_logp"].sum(-1)).sum().backward()
     assert seen.largest == 8 * vocabulary  # eight rows of logits, of 64
 
 

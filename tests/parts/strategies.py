@@ -114,6 +114,8 @@ def random_batch(rows: int, columns: int, generator: torch.Generator, whole: boo
         expert_own_logp=normal(*shape, 3),
         behavior_logp=normal(*shape),
         turn=torch.randint(3, shape, generator=generator),
+        top_logp=normal(*shape, 5).log_softmax(-1)[..., :3],
+        anchor_top_logp={name: normal(*shape, 5).log_softmax(-1)[..., :3] for name in ("ref", "prev")},
     )
 
 

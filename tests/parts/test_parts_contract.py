@@ -60,6 +60,8 @@ PARTS = [
     ("regularizer", "kl", {"estimator": "k3", "weighted": True, "to": "prev"}),
     ("regularizer", "kl", {"estimator": "exact"}),
     ("regularizer", "kl", {"estimator": "reparameterized"}),
+    ("regularizer", "kl", {"estimator": "top_k", "choices": 2}),
+    ("regularizer", "kl", {"estimator": "top_k", "from_anchor": True, "to": "prev"}),
     ("regularizer", "router_frequency", {}),
     ("regularizer", "swaddling", {}),
     ("regularizer", "tsallis", {"to": "ref"}),

@@ -1,17 +1,20 @@
 """Penalties: values, gradients, and what the KL estimators estimate."""
 
-from math import exp, log
+from math import exp, inf, log
 
 import pytest
 import torch
 from helpers import rows
 from hypothesis import given
+from hypothesis import strategies as st
 from strategies import batches, exact, with_leaf
 from torch import tensor
 from torch.testing import assert_close
 
 from unirl import make
+from unirl.domain import split_needs
 from unirl.errors import UserError
+from unirl.regularizers.kl import top_choices_kl
 
 # two categorical policies and the exact divergences between them:
 # .5 log(.5/.25) + .5 log(.5/.75) = .1438410362 and .25 log(.25/.5) + .75 log(.75/.5) = .1308120359
@@ -100,12 +103,103 @@ def test_the_anchor_is_a_constant():
     batch = rows(grad="logp", logp=[[1.0]], anchor_logp={"ref": anchor}, old_logp=[[0.0]])
     for hyper in ({"estimator": "k1"}, {"estimator": "k2"}, {"estimator": "k3", "weighted": True}):
         make("regularizer", "kl", **hyper)(batch).sum().backward()
-    assert anchor.grad is None
+    top = torch.full((1, 1, 2), -2.0, dtype=torch.float64, requires_grad=True)
+    batch = rows(grad="top_logp", top_logp=exact([[[-1.0, -2.0]]]), anchor_top_logp={"ref": top}, mask=batch.mask)
+    make("regularizer", "kl", estimator="top_k")(batch).sum().backward()
+    assert anchor.grad is None and top.grad is None
 
 
 def test_exact_kl_is_what_the_domain_computed():
     batch = rows(anchor_kl={"prev": [[0.25, 0.5]]}, mask=tensor([[True, True]]))
     assert make("regularizer", "kl", to="prev", estimator="exact")(batch).tolist() == [[0.25, 0.5]]
+
+
+def test_top_k_kl_by_hand():
+    # choice 0 of (.5, .25, .25) and (.25, .25, .5), the others as one: FORWARD, or turned round BACKWARD. Its slope is
+    # p (log p/q + 1) - p (log rest/rest + 1) = .5 (log 2 - log(2/3)) = .5 log 3
+    fields = {"anchor_top_logp": {"ref": exact([[[log(0.25)]]])}, "mask": tensor([[True]])}
+    batch, leaf = with_leaf(rows(top_logp=exact([[[log(0.5)]]]), **fields), "top_logp")
+    penalty = make("regularizer", "kl", estimator="top_k")(batch)
+    penalty.sum().backward()
+    assert_close(penalty.item(), FORWARD, atol=1e-10, rtol=0)
+    assert_close(leaf.grad.item(), 0.5 * log(3.0))
+    turned = make("regularizer", "kl", estimator="top_k", from_anchor=True)(batch)
+    assert_close(turned.item(), BACKWARD, atol=1e-10, rtol=0)
+
+
+logits_of_policies = st.tuples(st.integers(1, 9), st.integers(1, 12), st.floats(0.1, 30.0), st.integers(0, 2**31))
+
+
+@given(logits_of_policies)
+def test_top_k_kl_is_at_most_the_exact_kl_and_equal_to_it_over_all_choices(drawn):
+    size, choices, scale, seed = drawn
+    generator = torch.Generator().manual_seed(seed)
+    logits, others = scale * torch.randn(2, 40, size, generator=generator, dtype=torch.float64)
+    logits.requires_grad_()
+    log_p, log_q = logits.log_softmax(-1), others.log_softmax(-1)
+    exactly = (log_p.exp() * (log_p - log_q)).sum(-1)
+    top = log_p.topk(min(choices, size)).indices
+    found = top_choices_kl(log_p.gather(-1, top), log_q.gather(-1, top))
+    assert (found <= exactly + 1e-6).all() and (found >= -1e-6).all()
+    if choices >= size:
+        assert_close(found, exactly, atol=1e-6, rtol=1e-9)
+        gradients = [torch.autograd.grad(kl.sum(), logits, retain_graph=True)[0] for kl in (found, exactly)]
+        assert_close(gradients[0], gradients[1], atol=1e-6, rtol=1e-9)
+
+
+@given(logits_of_policies)
+def test_top_k_kl_is_finite_in_single_precision_with_its_gradient(drawn):
+    size, choices, scale, seed = drawn
+    logits, others = scale * torch.randn(2, 40, size, generator=torch.Generator().manual_seed(seed))
+    logits.requires_grad_()
+    top = logits.topk(min(choices, size)).indices
+    found = top_choices_kl(logits.log_softmax(-1).gather(-1, top), others.log_softmax(-1).gather(-1, top))
+    (gradient,) = torch.autograd.grad(found.sum(), logits)
+    assert found.isfinite().all() and gradient.isfinite().all() and (found > -1e-5).all()
+
+
+def test_top_k_kl_passes_over_choices_that_the_policy_cannot_make():
+    # as by hand, beside a choice that the policy cannot make, and the anchor can (its rest is then 1/2) or cannot (3/4)
+    for other in (log(0.25), -inf):
+        fields = {"anchor_top_logp": {"ref": exact([[[log(0.25), other]]])}, "mask": tensor([[True]])}
+        batch, leaf = with_leaf(rows(top_logp=exact([[[log(0.5), -inf]]]), **fields), "top_logp")
+        penalty = make("regularizer", "kl", estimator="top_k")(batch)
+        penalty.sum().backward()
+        rest = 0.5 if other > -inf else 0.75
+        assert_close(penalty.item(), 0.5 * log(2.0) + 0.5 * log(0.5 / rest))
+        assert leaf.grad[0, 0, 1] == 0 and leaf.grad[0, 0, 0].isfinite()
+    fields["anchor_top_logp"] = {"ref": exact([[[-inf, -inf]]])}
+    batch = rows(top_logp=exact([[[log(0.5), -inf]]]), **fields)
+    assert make("regularizer", "kl", estimator="top_k")(batch).item() == inf  # p where q has nothing
+
+
+def test_top_k_kl_reads_as_many_choices_as_it_asked_for():
+    few, many = (make("regularizer", "kl", estimator="top_k", choices=n) for n in (1, 2))
+    assert few.requirements().and_also(many.requirements()).top_choices == 2
+    assert make("regularizer", "kl").requirements().top_choices == 0
+    logp, anchor = exact([[[log(0.5), log(0.3)]]]), exact([[[log(0.25), log(0.6)]]])
+    batch = rows(top_logp=logp, anchor_top_logp={"ref": anchor}, mask=tensor([[True]]))
+    first = batch.replace(top_logp=logp[..., :1], anchor_top_logp={"ref": anchor[..., :1]})
+    assert few(batch).item() == few(first).item() != many(batch).item()
+
+
+def test_top_k_kl_outside_the_mask_is_zero():
+    # a domain leaves zeros there, as if every choice had probability 1
+    zeros = torch.zeros(1, 2, 4)
+    batch = rows(top_logp=zeros, anchor_top_logp={"ref": zeros}, mask=tensor([[False, False]]))
+    assert make("regularizer", "kl", estimator="top_k")(batch).tolist() == [[0.0, 0.0]]
+
+
+def test_top_k_kl_refuses_other_numbers_of_choices():
+    for choices in (0, -3, 2.5, True, "many"):
+        with pytest.raises(UserError, match="choices is"):
+            make("regularizer", "kl", estimator="top_k", choices=choices)
+
+
+def test_top_choices_are_fixed_before_what_is_said_of_them():
+    detached, differentiable = split_needs(make("regularizer", "kl", estimator="top_k").reads)
+    assert detached == {"top_token", "anchor_top_logp.ref"} and differentiable == {"top_logp"}
+    assert split_needs(["logp", "anchor_logp.ref"]) == ({"anchor_logp.ref"}, {"logp"})
 
 
 def test_reparameterized_kl_is_differentiable_through_the_action_in_both_terms():

@@ -62,6 +62,7 @@ $(PEERS)/.installed: benchmarks/peers.txt constraints.txt
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/pip install $(PIP_FLAGS) -c constraints.txt torch
 	$(PEERS)/bin/pip install $(PIP_FLAGS) -c constraints.txt -r benchmarks/peers.txt
+	$(PEERS)/bin/pip install $(PIP_FLAGS) --no-deps d3rlpy==2.8.1
 	@touch $@
 
 # On processors, vLLM's build brings three packages that do not load beside torch's and break its import.

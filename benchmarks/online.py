@@ -5,43 +5,36 @@ python benchmarks/online.py      hours on two cores
 
 from itertools import product
 
-from scores import PeerRun, compare, parser, peers, write
+from scores import EPISODES, EVALUATIONS, Run, Scores, parser, tables, train_ours, train_peers, versions
 
 ENVIRONMENTS = {"hopper": "Hopper-v5", "halfcheetah": "HalfCheetah-v5"}
 ALGORITHMS = ("SAC", "TD3", "PPO")
-EVALUATIONS, EPISODES = 5, 10
-HEAD = """# Online methods on MuJoCo
+HEAD = f"""# Online methods on MuJoCo
 
-{steps:,} environment steps, {seeds} seeds, two layers of 256 for all of unirl's methods and each library's own
-defaults otherwise. D4RL's normalised score (0: random, 100: expert) of the policy's mode over {episodes} episodes:
-mean at the end (smallest to largest seed), and the mean of the best of {evaluations} evaluations during training.
-Learning is short: papers train 20 times as long. `python benchmarks/online.py` makes this page.
+Two layers of 256 for all of unirl's methods and each library's own defaults otherwise. D4RL's normalised score (0:
+random, 100: expert) of the policy's mode over {EPISODES} episodes: mean over seeds at the end (smallest to largest),
+and the mean of the best of {EVALUATIONS} evaluations during training. Learning is short: papers train 20 times as
+long. `python benchmarks/online.py` makes this page.
 
 """
 
 
+def page(scores: Scores) -> str:
+    """The page of the docs."""
+    return HEAD + tables(scores, "steps of the environment") + "\n" + versions(scores)
+
+
 def main() -> None:
-    """Train, collect, write the page."""
-    arguments = parser(__doc__, "steps", 50_000, "out/online")
-    options = arguments.parse_args()
-    overrides = [f"seeds={options.seeds}", f"samples={options.steps}"]
-    overrides += [f"method=[{','.join(options.methods)}]"] if options.methods else []
-    ours = compare("online", options.out / "unirl", overrides)
-    runs = [
-        PeerRun(
-            "stable-baselines3",
-            algorithm.lower(),
-            task,
-            seed,
-            "sb3_scores.py",
-            (algorithm, environment, *map(str, (options.steps, seed, EVALUATIONS, EPISODES))),
-        )
-        for seed, (task, environment), algorithm in product(range(options.seeds), ENVIRONMENTS.items(), ALGORITHMS)
+    """Train what is lacking; the page grows with every run."""
+    options = parser(__doc__, "steps", 50_000, "out/online").parse_args()
+    scores = Scores("online", page)
+    train_ours(scores, "online", {name: name for name in ENVIRONMENTS}, options, "samples")
+    commands = {
+        Run("stable-baselines3", algorithm.lower(), task, seed, options.budget): ("sb3_scores.py", algorithm, world)
+        for algorithm, (task, world), seed in product(ALGORITHMS, ENVIRONMENTS.items(), range(options.seeds))
         if not options.methods or algorithm.lower() in options.methods
-    ]
-    theirs = peers(runs, options.peers, options.out / "stable-baselines3")
-    head = HEAD.format(steps=options.steps, seeds=options.seeds, episodes=EPISODES, evaluations=EVALUATIONS)
-    write("online", head, [*ours, *theirs])
+    }
+    train_peers(scores, commands, options.peers)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Train one of d3rlpy's offline algorithms: `d3rlpy_scores.py ALGORITHM DATA ENV UPDATES SEED EVALUATIONS EPISODES`.
 
-Prints one JSON line: the mean return of its greedy policy before training and after every part of it.
+Prints one JSON line: the mean return of its greedy policy before training and after every part of it, and the version.
 """
 
 import json
@@ -55,7 +55,7 @@ def main(algorithm: str, path: str, env: str, updates: int, seed: int, evaluatio
         learner.update(dataset.sample_transition_batch(256))
         if step % (updates // evaluations) == 0:
             scores.append(mean_return(learner, world, episodes))
-    print(json.dumps({"scores": scores}))
+    print(json.dumps({"scores": scores, "version": d3rlpy.__version__}))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Train one of Stable-Baselines3's algorithms: `sb3_scores.py ALGORITHM ENV STEPS SEED EVALUATIONS EPISODES`.
 
-Prints one JSON line: the mean return of its greedy policy before training and after every part of it.
+Prints one JSON line: the mean return of its greedy policy before training and after every part of it, and the version.
 """
 
 import json
@@ -53,7 +53,7 @@ def main(algorithm: str, env: str, steps: int, seed: int, evaluations: int, epis
         evaluation = VecNormalize(evaluation, training=False, norm_reward=False)
     look = Evaluate(evaluation, steps // evaluations, episodes)
     getattr(stable_baselines3, algorithm)("MlpPolicy", training, seed=seed).learn(steps, callback=look)
-    print(json.dumps({"scores": look.scores}))
+    print(json.dumps({"scores": look.scores, "version": stable_baselines3.__version__}))
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def improve(
             actions = torch.cat([actions[1:], recorded[None]])
     if steps:
         actions, values = climb(actions, q, steps=steps, step_size=step_size, ascent=ascent)
-    if recorded is not None or ascent != "mean":
+    if ascent != "mean" or (recorded is not None and not steps):  # otherwise they are known
         with torch.no_grad():
             values = q(actions).mean(0)
     return Improved(actions, values)

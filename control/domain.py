@@ -122,7 +122,7 @@ class ControlDomain:
         return found
 
     def _build_networks(self, requirements: Requirements) -> None:
-        size, model = self.observation_size, {**self.model, "half": self._half_precision(requirements)}
+        size, model = self.observation_size, {**self.model, "half": self.half_precision}
         policy = make_policy(self.policy_kind, size, self.actions, model, requirements.policy_options)
         self.policy = policy.to(self.device)
         self.value = self.target_value = self.q = self.target_q = self.target_policy = None
@@ -144,10 +144,11 @@ class ControlDomain:
         made.build(self)
         return made.to(self.device)
 
-    def _half_precision(self, requirements: Requirements) -> bool:
+    @property
+    def half_precision(self) -> bool:
         """Whether layers multiply in bfloat16; `auto`: where an action-value critic makes the work and it is fast."""
         if self.precision == "auto":
-            return requirements.q is not None and self.device.type == "cpu" and native_bfloat16() is True
+            return self.requirements.q is not None and self.device.type == "cpu" and native_bfloat16() is True
         return self.precision == "bfloat16"
 
     @property

@@ -66,7 +66,8 @@ class MLP(nn.Module):
             for parameters, shape in zip((self.weights, self.biases), shapes, strict=True):
                 parameters.append(nn.Parameter(torch.empty(shape).uniform_(-bound, bound)))
         self.layers = list(zip(self.weights, self.biases, strict=True))  # iterating a ParameterList costs 20 us
-        self.half_precision = half and activation == "relu" and len(sizes) > 2 and not layer_norm and not dropout
+        self.piecewise_linear = activation == "relu" and not layer_norm and not dropout
+        self.half_precision = half and self.piecewise_linear and len(sizes) > 2
         self._in_half = HalfPrecision()
 
     def forward(self, x: Tensor, frozen: bool = False) -> Tensor:

@@ -61,8 +61,8 @@ class BehaviorVAE(AuxiliaryModel):
         if domain.actions.discrete:
             raise UserError("model 'behavior_vae' encodes continuous actions; this environment has choices (Discrete)")
         state, action, layers = domain.observation_size, domain.actions.size, [self.hidden, self.hidden]
-        self.encoder = MLP([state + action, *layers, 4 * action])
-        self.decoder = MLP([state + 2 * action, *layers, action])
+        self.encoder = MLP([state + action, *layers, 4 * action], half=domain.half_precision)
+        self.decoder = MLP([state + 2 * action, *layers, action], half=domain.half_precision)
 
     def decoded(
         self, observation: Tensor, action: Tensor, generator: torch.Generator | None = None, frozen: bool = False

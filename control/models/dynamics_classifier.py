@@ -59,8 +59,8 @@ class DynamicsClassifier(AuxiliaryModel):
         states, actions = domain.observation_size, domain.actions.size
         hidden = hidden_sizes(domain.model, "critic_hidden" if domain.model.get("critic_hidden") else "hidden")
         activation = domain.model.get("activation", "relu")
-        self.of_pair = MLP([states + actions, *hidden, 2], activation)
-        self.of_transition = MLP([2 * states + actions, *hidden, 2], activation)
+        self.of_pair = MLP([states + actions, *hidden, 2], activation, half=domain.half_precision)
+        self.of_transition = MLP([2 * states + actions, *hidden, 2], activation, half=domain.half_precision)
         self.register_buffer("state_std", torch.ones(states))
 
     def fit(self, data: "TransitionDataset") -> None:

@@ -62,21 +62,3 @@ def test_every_network_learns_and_a_restored_run_continues_bit_for_bit(method, r
 def test_calibrated_cql_reads_the_recorded_returns(recording, tmp_path):
     options = ("method.critic.1.calibrated=true", "method.source.data.gamma=0.99")
     iterated(trainer_of("cql", recording, tmp_path / "run", *options), 2)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1, 2])
-@pytest.mark.parametrize(
-    ("method", "options"),
-    [
-        ("prdc", []),
-        ("awac", []),
-        ("rebrac", ["method.regularizers.0.coef=1.0", "method.critic.penalty=0.1"]),  # near an expert: strong penalties
-    ],
-)
-def test_a_noisy_experts_recording_teaches_to_balance(method, options, seed, tmp_path):
-    # episodes last 5 to 30 steps before training and 1000 at the most; noise of .3 is on the recorded actions
-    task = ["task=inverted_pendulum", "task.demonstrations.noise=0.3", "model=mlp_small"]
-    words = [f"method={method}", *task, "method.source.batch=128", "iterations=600", f"seed={seed}", *options]
-    trainer = iterated(build(compose([*words, f"out={tmp_path / 'run'}"]), None), 600)
-    assert trainer.domain.evaluate(5)["score"] > 500

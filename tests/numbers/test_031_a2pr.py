@@ -148,6 +148,14 @@ def test_training_the_model_and_guiding_the_policy_have_separate_gradients():
     assert all(parameter.grad is None for parameter in [*domain.policy.parameters(), *critics])
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_model_multiplies_as_the_critics_do(precision):
+    domain = ControlDomain({"env": "Hopper-v5"}, {"hidden": [8]}, precision=precision)
+    domain.build(Requirements(q=QSpec(), models={"behavior_vae": {"hidden": 16}}, policy="deterministic"))
+    model = domain.models["behavior_vae"]
+    assert model.encoder.half_precision == model.decoder.half_precision == domain.q.half_precision
+
+
 def test_the_proposal_is_valued_as_the_critic_values_it():
     domain = domain_of()
     batch = domain.score(domain.rollout(4, unit="segment"), MODEL)

@@ -11,6 +11,7 @@ from torch import Tensor, nn, tensor
 from torch.testing import assert_close
 
 from unirl import make
+from unirl.config import method_config
 from unirl.errors import UserError
 
 LAM, GAMMA = 0.6, 0.9
@@ -169,6 +170,34 @@ def test_the_loss_and_the_weight_are_averaged_over_twins():
     assert make("advantage", "dice_ratio")(batch).advantage.item() == 0.5
     assert make("advantage", "dice_ratio", weight="analytic")(batch).advantage.item() == 0.75
     assert make("advantage", "dice_ratio", max_weight=0.25)(batch).advantage.item() == 0.125
+
+
+def test_twins_have_one_target_the_smaller():
+    # V = 0 and 4, target copies 2 and 6 here, 10 and 20 next: e = 1 + .5 * 10 - V = 6 and 2, backward with V(s') 2 and
+    # 8: 1 + .5 * V(s') - 2 = 0 and 3; f* = e + e^2/4 is 15, 3 and 0, 5.25
+    batch = rows(
+        value_pred=[[[0.0]], [[4.0]]],
+        value=[[[0.0]], [[4.0]]],
+        next_value_pred=[[[2.0]], [[8.0]]],
+        target_value=[[[2.0]], [[6.0]]],
+        next_target_value=[[[10.0]], [[20.0]]],
+        reward=[[1.0]],
+        terminated=[[False]],
+    )
+    assert make("critic", "dice", side="forward", lam=0.5, gamma=0.5).loss(batch).item() == 4.5
+    assert make("critic", "dice", side="backward", lam=0.5, gamma=0.5).loss(batch).item() == 0.5 * 5.25 / 2
+    assert make("advantage", "dice_ratio", gamma=0.5)(batch).advantage.item() == 4.0
+    assert make("advantage", "dice_ratio", gamma=0.5, target="mean")(batch).advantage.item() == 6.5
+
+
+def test_the_method_imitates_decisions_that_are_as_good_as_their_state():
+    # where no decision is better than another, lam f*'(e) = 1 - lam: e = -2/3 and the weight is 2/3, but max(e, 0) is 0
+    config = method_config("o_dice")
+    lam = config["critic"][0]["lam"]
+    settled = 2 * (1 - lam) / lam - 2
+    batch = rows(value=[[-settled]], next_target_value=[[0.0]], reward=[[0.0]], terminated=[[True]])
+    found = make("advantage", **config["advantage"][0])(batch).advantage
+    assert_close(found.item(), (1 - lam) / lam)
 
 
 def test_rows_of_another_source_do_not_count():

@@ -1,5 +1,6 @@
 """Policy-agnostic RL [221]: the catalogue's numbers, of the actions and of the rows of a group."""
 
+import pytest
 import torch
 from helpers import rows
 from hypothesis import given, settings
@@ -53,6 +54,20 @@ def test_actions_stay_within_their_bounds():
         return -(actions - 3.0).square().sum(-1)[None]
 
     assert improve(CANDIDATES, far, keep=4, steps=3, step_size=1.0).actions.unique().tolist() == [1.0]
+
+
+@pytest.mark.parametrize(("steps", "ascent", "passes"), [(0, "mean", 2), (2, "mean", 4), (2, "min", 5)])
+def test_values_of_the_improved_actions_are_not_computed_twice(steps, ascent, passes):
+    seen = []
+
+    def counted(actions):
+        seen.append(len(actions))
+        return q(actions)
+
+    recorded = tensor([-1.0], dtype=torch.float64)
+    found = improve(CANDIDATES, counted, keep=2, steps=steps, step_size=0.1, ascent=ascent, recorded=recorded)
+    assert len(seen) == passes  # the ranking, every step and the end of the last, and the mean where it is not known
+    assert_close(found.values, q(found.actions).mean(0))
 
 
 def test_the_recorded_action_takes_the_place_of_the_worst_kept_one():

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from unirl.batch import Batch
 from unirl.critics.divergences import divergence
+from unirl.critics.heads import Aggregate, check_aggregate, over_heads
 from unirl.errors import UserError, unknown
 from unirl.registry import register
 
@@ -23,8 +24,9 @@ class DiceRatio:
 
     `weight`: "relu" takes max(e, 0), the released code's; "analytic" the optimum w = max(f'^{-1}(e), 0) of the
     `divergence` ("chi_square": max(e/2 + 1, 0); "kl": e^{e-1}). `online`: V(s') is the value's own, not its target
-    copy's. With a `source` all other rows get 0. Several heads are averaged after the weight is taken. To be used with
-    the objective `policy_gradient`: it is then a weighted likelihood, never negative.
+    copy's. `target` joins the heads of that copy ("min"); those of V(s) are averaged after the weight is taken. With a
+    `source` all other rows get 0. To be used with the objective `policy_gradient`: it is then a weighted likelihood,
+    never negative.
 
     Reads `reward`, `terminated` [N, T], `value`, `next_target_value` (or `next_value`) [heads, N, T] or [N, T], and
     `source` [N] where one is given; fills `advantage` [N, T]. Raises `UserError` for an unknown weight or divergence,
@@ -36,12 +38,14 @@ class DiceRatio:
     gamma: float = 0.99
     max_weight: float = 100.0
     online: bool = False
+    target: Aggregate = "min"
     source: int | None = None
 
     def __post_init__(self) -> None:
         if self.weight not in WEIGHTS:
             raise unknown("weight of advantage 'dice_ratio'", str(self.weight), WEIGHTS)
         divergence(self.divergence, "advantage 'dice_ratio'")
+        check_aggregate(self.target, "target of advantage 'dice_ratio'")
         if self.max_weight <= 0:
             raise UserError(f"advantage 'dice_ratio': max_weight is {self.max_weight}; it must be positive")
 
@@ -57,7 +61,10 @@ class DiceRatio:
 
     def __call__(self, batch: Batch) -> Batch:
         """The batch with `advantage` filled."""
-        following = torch.where(batch.terminated, 0, getattr(batch, self._following))
+        following = getattr(batch, self._following)
+        if not self.online:
+            following = over_heads(following, self.target)
+        following = torch.where(batch.terminated, 0, following)
         residual: Tensor = (batch.reward + self.gamma * following - batch.value).detach()
         if self.weight == "relu":
             weight = residual.clamp(min=0)

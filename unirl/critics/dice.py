@@ -5,6 +5,7 @@ from torch import Tensor
 
 from unirl.batch import Batch
 from unirl.critics.divergences import divergence as divergence_called
+from unirl.critics.heads import Aggregate, check_aggregate, over_heads
 from unirl.domain import Requirements, ValueSpec
 from unirl.errors import UserError, unknown
 from unirl.reduce.of_source import share_of
@@ -38,9 +39,9 @@ class DICE:
     "state" and "forward" are the semi-gradient (SQL); "state" and "both" the true gradient; "state", "forward" and
     "backward" with `update: {gradient: {name: orthogonal, first: value/forward, second: value/backward}}` O-DICE.
 
-    lam .6, eta 1: O-DICE's defaults. heads: values that are averaged, 2. gamma, tau: discount and speed of the target
-    copy, .99 and .005 (None: there is none). layer_norm, dropout: of the hidden layers. source: only rows of this
-    source count.
+    lam .6, eta 1: O-DICE's defaults. heads: values, 2, each with an error of its own, which are averaged; `target` says
+    how those of the target copy are joined before ("min"). gamma, tau: discount and speed of the target copy, .99 and
+    .005 (None: there is none). layer_norm, dropout: of the hidden layers. source: only rows of this source count.
 
     Reads `value_pred`, `next_target_value`, `target_value`, `next_value_pred` [heads, N, T] as its side needs,
     `reward`, `terminated` [N, T]; gives [N, T]. Raises `UserError` for an unknown side or divergence and unless
@@ -55,6 +56,7 @@ class DICE:
         eta: float = 1.0,
         divergence: str = "chi_square",
         heads: int = 2,
+        target: Aggregate = "min",
         gamma: float = 0.99,
         tau: float | None = 0.005,
         layer_norm: bool = False,
@@ -66,6 +68,8 @@ class DICE:
             raise unknown("side of critic 'dice'", str(side), SIDES)
         if not 0 < lam < 1:
             raise UserError(f"critic 'dice': lam is {lam}; it lies strictly between 0 and 1")
+        check_aggregate(target, "target of critic 'dice'")
+        self.aggregate = target
         self.side, self.lam, self.eta, self.gamma, self.coef = side, lam, eta, gamma, coef
         self.divergence = divergence_called(divergence, "critic 'dice'")
         self.source = source
@@ -88,9 +92,13 @@ class DICE:
 
     def residual(self, batch: Batch) -> Tensor:
         """e, [heads, N, T] or [N, T]."""
-        here, there = (getattr(batch, name) for name in SIDES[self.side])
+        here, there = (self._value(batch, name) for name in SIDES[self.side])
         residual: Tensor = batch.reward + self.gamma * torch.where(batch.terminated, 0, there) - here
         return residual
+
+    def _value(self, batch: Batch, name: str) -> Tensor:
+        value: Tensor = getattr(batch, name)
+        return over_heads(value, self.aggregate) if name.endswith("target_value") else value
 
     def loss(self, batch: Batch) -> Tensor:
         """The term per decision, mean over heads, [N, T], not reduced."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from unirl.control.score import Scorer
 
 VARIANTS = ("paper", "released")
-LEAF = 32  # rows looked at together; measured with a million rows
+LEAF = 128  # rows looked at together; measured with a million rows
 
 
 @register("model", "nearest_action")

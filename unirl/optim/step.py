@@ -8,18 +8,19 @@ from itertools import chain, groupby
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from unirl.domain import role_of
 from unirl.errors import NonFiniteError, UserError, unknown
+from unirl.optim.adam import FusedAdam, FusedAdamW
 from unirl.optim.average import WeightAverage
 from unirl.optim.gradients import Closure, Plain
 from unirl.optim.masters import MasterWeights
 from unirl.registry import make
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
+    "adam": FusedAdam,
+    "adamw": FusedAdamW,
     "sgd": torch.optim.SGD,
     "rmsprop": torch.optim.RMSprop,
 }
@@ -70,9 +71,9 @@ class Update:
         self._base_lr = [[group["lr"] for group in optimizer.param_groups] for optimizer in self._optimizers]
         self.steps = 0
 
-    def __call__(self, closure: Closure, progress: float = 0.0) -> dict[str, Tensor]:
+    def __call__(self, closure: Closure, progress: float = 0.0) -> dict[str, float]:
         """Run every block that is due; returns loss values and, where clipping is on, gradient norms."""
-        reported: dict[str, Tensor] = {}
+        reported: dict[str, float] = {}
         scale = self._rate_scale(progress)
         for block, optimizer, rates in zip(self._blocks, self._optimizers, self._base_lr, strict=True):
             due = [name for name in block if self.is_due(name)]
@@ -103,7 +104,7 @@ class Update:
         """Whether a step evaluates its losses just once, at the parameters that it starts from."""
         return bool(getattr(self._gradient, "evaluates_once", False))
 
-    def _step(self, names: list[str], optimizer: torch.optim.Optimizer, closure: Closure) -> dict[str, Tensor]:
+    def _step(self, names: list[str], optimizer: torch.optim.Optimizer, closure: Closure) -> dict[str, float]:
         """Step the named losses' parameters; raises `NonFiniteError`, before anything is stepped, where one is NaN."""
         for parameter in chain.from_iterable(group["params"] for group in optimizer.param_groups):
             parameter.grad = None  # `zero_grad` costs ten times as much
@@ -113,30 +114,30 @@ class Update:
         values = self._gradient(closure, names, parameters, optimizer.param_groups[0]["lr"])
         if self._masters is not None:
             self._masters.take_gradients()
-        reported = {f"loss/{name}": value for name, value in values.items()}
+        losses = {name: float(value) for name, value in values.items()}
         norms = self._clip(names)
-        if self._clip_norm is not None:
-            reported.update(norms)
-        _check_finite(names, values, norms)
+        if not all(map(math.isfinite, (*losses.values(), *norms.values()))):
+            raise NonFiniteError(tuple(names), losses, math.hypot(*norms.values()))
         optimizer.step()
         torch.autograd.graph.increment_version(parameters)  # fused steps leave torch's counters of changes alone
         if self._masters is not None:
             self._masters.write_back()
-        return reported
+        reported = {f"loss/{name}": value for name, value in losses.items()}
+        return reported if self._clip_norm is None else {**reported, **norms}
 
     def _of(self, names: Iterable[str]) -> list[nn.Parameter]:
         """The parameters of these losses, each once."""
         return list(dict.fromkeys(chain.from_iterable(self._parameters[name] for name in names)))
 
-    def _clip(self, names: list[str]) -> dict[str, Tensor]:
+    def _clip(self, names: list[str]) -> dict[str, float]:
         """The gradient norm of all losses together, or of each; where a clip is set, gradients are scaled to it."""
-        norms: dict[str, Tensor] = {}
+        norms: dict[str, float] = {}
         for joint in [names] if self._together else _by_role(names):
             stepped = self._of(joint) if self._masters is None else self._masters.of(self._of(joint))
             gradients = [parameter.grad for parameter in stepped if parameter.grad is not None]
-            norm = torch.stack(torch._foreach_norm(gradients)).norm() if gradients else torch.tensor(0.0)
-            if self._clip_norm is not None:
-                torch._foreach_mul_(gradients, (self._clip_norm / (norm + 1e-6)).clamp(max=1.0))
+            norm = math.hypot(*torch.stack(torch._foreach_norm(gradients)).tolist()) if gradients else 0.0
+            if self._clip_norm is not None and norm > self._clip_norm:
+                torch._foreach_mul_(gradients, self._clip_norm / norm)
             norms["gradient_norm/" + "+".join(joint)] = norm
         return norms
 
@@ -240,14 +241,6 @@ def blocks(losses: Iterable[str], together: bool) -> list[tuple[str, ...]]:
     return [tuple(block) for block in (*joint.values(), last) if block]
 
 
-def _check_finite(names: list[str], values: Mapping[str, Tensor], norms: Mapping[str, Tensor]) -> None:
-    """Look at one number, for speed: the sum of the losses and the gradient norms."""
-    total = sum((*values.values(), *norms.values()))
-    if not math.isfinite(float(total)):
-        norm = torch.stack([norm.detach() for norm in norms.values()]).norm()  # NaN where one is
-        raise NonFiniteError(tuple(names), {name: float(value) for name, value in values.items()}, float(norm))
-
-
 UPDATE_KEYS = (
     *("name", "lr", "schedule", "warmup", "together", "clip_norm", "actor_every", "targets_every", "gradient"),
     *("average", "epochs", "minibatches", "master_weights"),
@@ -270,20 +263,21 @@ def _rate(rates: Any, loss: str) -> float:
 def _optimizer(
     name: str, parameters: list[tuple[list[nn.Parameter], float]], extra: dict[str, Any]
 ) -> torch.optim.Optimizer:
-    """One optimizer with a group for each learning rate."""
-    options: dict[str, Any] = {"fused": True} if name in ("adam", "adamw", "sgd") else {}
-    groups: dict[float, dict[nn.Parameter, None]] = {}
+    """One optimizer with a group for each learning rate, device and type of parameters."""
+    options: dict[str, Any] = {"fused": True} if name == "sgd" else {}
+    groups: dict[Any, dict[nn.Parameter, None]] = {}
     for trained, rate in parameters:
-        groups.setdefault(rate, {}).update(dict.fromkeys(trained))
+        for parameter in trained:
+            groups.setdefault((rate, parameter.device, parameter.dtype), {})[parameter] = None
     try:
         return _optimizer_class(name, groups)(
-            [{"params": list(trained), "lr": rate} for rate, trained in groups.items()], **options, **extra
+            [{"params": list(trained), "lr": rate} for (rate, *_), trained in groups.items()], **options, **extra
         )
     except TypeError as error:
         raise UserError(f"method.update: {error}") from error
 
 
-def _optimizer_class(name: str, groups: Mapping[float, Iterable[nn.Parameter]]) -> Callable[..., torch.optim.Optimizer]:
+def _optimizer_class(name: str, groups: Mapping[Any, Iterable[nn.Parameter]]) -> Callable[..., torch.optim.Optimizer]:
     if name != EIGHT_BIT:
         return OPTIMIZERS[name]
     try:

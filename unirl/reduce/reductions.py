@@ -41,8 +41,8 @@ class Reduction:
 
     def __call__(self, per_decision: Tensor, batch: Batch) -> Tensor:
         """The scalar loss of values per decision [N, T], per row [N] or per pair [P]."""
-        exact = torch.promote_types(per_decision.dtype, torch.float32)  # half precision does not hold long sums
-        values = per_decision.to(exact)
+        short = per_decision.dtype.itemsize < torch.float32.itemsize  # half precision does not hold long sums
+        values = per_decision.float() if short else per_decision
         if values.dim() == 1:
             mean: Tensor = values.sum() / batch.get("unit_divisor", max(len(values), 1))
             return mean

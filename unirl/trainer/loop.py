@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -154,9 +154,10 @@ class Trainer:
         for piece in self.domain.microbatches(minibatch):
             scored = self._at_start(self.domain.score(piece, need))
             losses = self.method.losses(scored, names)
-            cast(Tensor, sum(losses.values())).backward()
+            first, *others = losses.values()
+            sum(others, start=first).backward()
             for name, loss in losses.items():
-                totals[name] = totals.get(name, 0.0) + loss.detach()
+                totals[name] = totals[name] + loss.detach() if name in totals else loss.detach()
         if "policy" in names:
             self._measured = policy_diagnostics(scored, self.method.clip_range)
             self.method.observe(scored)
@@ -166,7 +167,8 @@ class Trainer:
     def _at_start(self, scored: Batch) -> Batch:
         """Before the policy's first step on a batch its `logp` is `old_logp`, and tells it from the sampler."""
         if self._unmoved and "logp" in scored:
-            self._engine_log_ratios.append(engine_log_ratios(scored, scored.logp))
+            if "behavior_logp" in scored:
+                self._engine_log_ratios.append(engine_log_ratios(scored, scored.logp))
             if self._takes_old_logp_from_logp:
                 return scored.replace(old_logp=scored.logp.detach())
         return scored

@@ -50,15 +50,14 @@ class Scores:
         self._name, self._page = name, page
         self.found: dict[Run, list[float]] = {}
         self.versions: dict[Run, str] = {}
-        for record in json.loads(self._file("json").read_text()) if self._file("json").exists() else []:
-            scores, of_library = record.pop("scores"), record.pop("version")
-            self.found[Run(**record)], self.versions[Run(**record)] = scores, of_library
+        self._read()
 
     def __contains__(self, run: Run) -> bool:
         return run in self.found
 
     def add(self, run: Run, scores: Sequence[float], of_library: str) -> None:
-        """Keep a run's scores; both files are written at once."""
+        """Keep a run's scores, beside those that another process has added; both files are written at once."""
+        self._read()
         self.found[run] = [round(score, 1) for score in scores]
         self.versions[run] = of_library
         self._write()
@@ -67,6 +66,12 @@ class Scores:
         """Drop unirl's runs of these methods."""
         for run in [run for run in self.found if run.library == "unirl" and run.method in set(methods)]:
             del self.found[run]
+        self._write()
+
+    def _read(self) -> None:
+        for record in json.loads(self._file("json").read_text()) if self._file("json").exists() else []:
+            scores, of_library = record.pop("scores"), record.pop("version")
+            self.found[Run(**record)], self.versions[Run(**record)] = scores, of_library
 
     def _write(self) -> None:
         ordered = sorted(self.found, key=lambda run: (run.budget, run.method, run.library, run.task, run.seed))

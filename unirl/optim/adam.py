@@ -43,7 +43,9 @@ class FusedAdam(torch.optim.Optimizer):
         states = [self.state[parameter] or self._start(parameter) for parameter in stepped]
         for state in states:
             state["step"] += 1
-        counts = {count: stepped[0].new_tensor(float(count)) for count in {state["step"] for state in states}}
+        device = stepped[0].device
+        taken = {state["step"] for state in states}
+        counts = {count: torch.tensor(count, dtype=torch.float32, device=device) for count in taken}
         beta1, beta2 = group["betas"]
         self.kernel(
             stepped,

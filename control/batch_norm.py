@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from unirl.control.low_precision import affine
-from unirl.control.networks import ACTIVATIONS, ValueMLP
+from unirl.control.networks import ACTIVATIONS, MLP
 
 
 class BatchRenorm(nn.Module):
@@ -55,7 +55,7 @@ class BatchRenorm(nn.Module):
         self.seen += 1
 
 
-class RenormMLP(ValueMLP):
+class RenormMLP(MLP):
     """An ensemble of values, [..., I] -> [heads, ...], whose inputs and hidden layers are normalised over the batch.
 
     With `frozen` (an actor that follows the value) running statistics are used, whatever the mode.

@@ -68,22 +68,29 @@ class MLP(nn.Module):
         self.layers = list(zip(self.weights, self.biases, strict=True))  # iterating a ParameterList costs 20 us
         self.piecewise_linear = activation == "relu" and not layer_norm and not dropout
         self.half_precision = half and self.piecewise_linear and len(sizes) > 2
-        self._in_half = HalfPrecision()
+        self._in_half, self._first_in_half = HalfPrecision(), HalfPrecision()
 
     def forward(self, x: Tensor, frozen: bool = False) -> Tensor:
         """Every input's output; with `frozen` the gradient reaches `x` (an action) but not the weights."""
         hidden = x.reshape(-1, x.shape[-1])
         layers = [(w.detach(), b.detach()) for w, b in self.layers] if frozen else self.layers
-        if self.half_precision and len(hidden) >= HALF_ROWS:
+        if self._halved(hidden):
             outputs = self._in_half(hidden, layers)
         else:
             hidden = hidden if self.heads is None else hidden.expand(self.heads, -1, -1)
             outputs = self._in_full(hidden, layers, frozen)
         return outputs.reshape(*outputs.shape[:-2], *x.shape[:-1], outputs.shape[-1])
 
+    def first_head(self, x: Tensor) -> Tensor:
+        """An ensemble's first output, [..., I] -> [..., O]; the gradient reaches `x` but not the weights."""
+        return self.forward(x, frozen=True)[0]
+
     def each_head(self, x: Tensor) -> Tensor:
         """An input of its own for every head, [heads, B, I] -> [heads, B, O]; float32, differentiable twice."""
         return self._in_full(x, self.layers, frozen=False)
+
+    def _halved(self, inputs: Tensor) -> bool:
+        return self.half_precision and len(inputs) >= HALF_ROWS
 
     def _in_full(self, hidden: Tensor, layers: Sequence[tuple[Tensor, Tensor]], frozen: bool) -> Tensor:
         """All layers in float32."""
@@ -119,6 +126,16 @@ class ValueMLP(MLP):
     def forward(self, x: Tensor, frozen: bool = False) -> Tensor:
         """The value of every input."""
         return super().forward(x, frozen).squeeze(-1)
+
+    def first_head(self, x: Tensor) -> Tensor:
+        """An ensemble's first value, [..., I] -> [...], frozen; others are evaluated only if layers are normalised."""
+        if self.norms:
+            return super().first_head(x)
+        hidden = x.reshape(-1, x.shape[-1])
+        layers = [(weight[0].detach(), bias[0, 0].detach()) for weight, bias in self.layers]
+        half = self._halved(hidden)
+        value = self._first_in_half(hidden, layers) if half else self._in_full(hidden, layers, frozen=True)
+        return value.reshape(x.shape[:-1])
 
 
 def hidden_sizes(model: Mapping[str, Any], key: str = "hidden") -> list[int]:

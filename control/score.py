@@ -277,6 +277,12 @@ class Scorer:
     def q(self) -> Tensor:
         return self._own.mean
 
+    def q_first(self) -> Tensor:
+        if isinstance(self.policy, Categorical):
+            return self.q()[0]
+        critic = _built(self.domain.q, _Q)
+        return critic.first_head(self.critic_input(self.observation, self.fresh.action))
+
     def q_std(self) -> Tensor:
         return _built(self._own.std, _SPREAD)
 
@@ -352,6 +358,7 @@ _FIELDS: dict[str, Callable[[Scorer], Tensor]] = {
     "target_value": Scorer.target_value,
     "next_target_value": Scorer.next_target_value,
     "q": Scorer.q,
+    "q_first": Scorer.q_first,
     "q_std": Scorer.q_std,
     "q_data": Scorer.q_data,
     "q_data_std": Scorer.q_data_std,

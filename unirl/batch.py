@@ -45,6 +45,7 @@ FIELDS: dict[str, tuple[str, str]] = {  # name -> (shape, who usually fills it)
     "next_policy_action": (ACTION, "domain.score: the action at the next state behind `next_q`"),
     "next_reference_action": (ACTION, "the dataset: the action that was recorded next"),
     "q": (HEADS, "domain.score: critic value of the policy's own action"),
+    "q_first": (DECISION, "domain.score: q of the first critic alone, which costs less than all of them"),
     "q_std": (HEADS, "domain.score, with q, where critics predict a spread"),
     "q_data": (HEADS, "domain.score: critic value of the recorded action"),
     "q_data_std": (HEADS, "domain.score, with q_data, where critics predict a spread"),

@@ -26,7 +26,7 @@ DIFFERENTIABLE = frozenset(
         *("logp", "entropy", "sample_logp", "sample_anchor_logp", "policy_action", "anchor_kl", "kl_from_anchor"),
         "top_logp",
         *("value_pred", "value_pred_std", "next_value_pred", "next_target_q_pred"),
-        *("q", "q_std", "q_data", "q_data_std", "model"),
+        *("q", "q_first", "q_std", "q_data", "q_data_std", "model"),
     }
 )
 OF_TOP_CHOICES = frozenset({"top_logp", "anchor_top_logp"})  # of the choices `top_token`, which are fixed first

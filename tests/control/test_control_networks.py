@@ -54,6 +54,26 @@ def test_frozen_layers_pass_the_gradient_to_their_input_only(half):
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
+@pytest.mark.parametrize("options", [{}, {"layer_norm": True}, {"half": True}])
+def test_the_first_head_alone_has_its_value_and_its_gradient(options):
+    network = ValueMLP([4, 8, 8, 1], heads=3, **options)
+    x = torch.randn(2, 50, 4, requires_grad=True)
+    (alone,) = torch.autograd.grad(network.first_head(x).square().sum(), x)
+    (among_others,) = torch.autograd.grad(network(x, frozen=True)[0].square().sum(), x)
+    assert_close(network.first_head(x), network(x)[0])
+    assert_close(alone, among_others)
+
+
+def test_the_first_head_costs_nothing_for_the_others():
+    network = ValueMLP([4, 8, 1], heads=2)
+    with torch.no_grad():
+        network.weights[0][1] = float("nan")
+    x = torch.randn(5, 4, requires_grad=True)
+    network.first_head(x).sum().backward()
+    assert x.grad.isfinite().all()
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
 @pytest.mark.parametrize("heads", [None, 2])
 def test_half_precision_follows_float32_within_percents_in_values_and_gradients(heads):
     torch.manual_seed(0)

@@ -42,7 +42,7 @@ def random_batch(rows: int, columns: int, generator: torch.Generator, whole: boo
         mask = torch.arange(columns) < lengths
     terminated = chance(0.2)
     truncated = chance(0.2) & ~terminated
-    value = normal(*shape)
+    value, q = normal(*shape), normal(2, *shape)
     first = torch.randint(rows, (3,), generator=generator)
     second = (first + torch.randint(1, rows, (3,), generator=generator)) % rows if rows > 1 else first
     return Batch(
@@ -56,7 +56,8 @@ def random_batch(rows: int, columns: int, generator: torch.Generator, whole: boo
         sample_anchor_logp={"ref": normal(*shape)},
         policy_action=normal(*shape, 2),
         reference_action=normal(*shape, 2),
-        q=normal(2, *shape),
+        q=q,
+        q_first=q[0],
         q_data=normal(2, *shape),
         target_q_data=normal(2, *shape),
         next_q=normal(2, *shape),

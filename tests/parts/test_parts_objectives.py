@@ -177,7 +177,8 @@ def test_value_gradient_follows_the_smallest_head():
 
 def test_value_gradient_targets_and_a_single_critic():
     batch = rows(q=[[[1.0, 4.0]], [[2.0, 3.0]]], mask=tensor([[True, True]]))
-    assert make("objective", "value_gradient", target="first")(batch).tolist() == [[-1.0, -4.0]]
+    first = rows(q_first=[[1.0, 4.0]], mask=tensor([[True, True]]))
+    assert make("objective", "value_gradient", target="first")(first).tolist() == [[-1.0, -4.0]]
     assert make("objective", "value_gradient", target="mean")(batch).tolist() == [[-1.5, -3.5]]
     assert make("objective", "value_gradient", scale=2.0)(rows(q=[[3.0]])).tolist() == [[-6.0]]
     with pytest.raises(UserError, match="did you mean mean"):
@@ -187,7 +188,7 @@ def test_value_gradient_targets_and_a_single_critic():
 def test_value_gradient_normalises_as_td3_bc_does():
     # mean |Q| over decisions = (1 + 3) / 2 = 2, so lambda = 2.5 / 2 = 1.25, a constant for the gradient
     q = tensor([[-1.0, 3.0, 50.0]], dtype=torch.float64, requires_grad=True)
-    batch = rows(q=q, mask=tensor([[True, True, False]]))
+    batch = rows(q_first=q, mask=tensor([[True, True, False]]))
     loss = make("objective", "value_gradient", normalize=True, scale=2.5, target="first")(batch)
     assert loss[:, :2].tolist() == [[1.25, -3.75]]
     (gradient,) = torch.autograd.grad(loss[:, :2].sum(), q)

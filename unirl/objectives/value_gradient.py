@@ -25,8 +25,9 @@ class ValueGradient:
     `normalize` divides by the mean |Q| over the masked decisions of the minibatch, so that `scale` weighs the value
     against a behaviour penalty: TD3+BC is normalize, scale 2.5, target "first".
 
-    Reads `q` [heads, N, T] or [N, T], with a predicted spread also `q_std`; gives [N, T]. Raises `UserError` for an
-    unknown target. Sources: DDPG (Lillicrap et al. 2016), SAC [189], TD3+BC (Fujimoto & Gu 2021).
+    Reads `q` [heads, N, T] or [N, T], with a predicted spread also `q_std`, and for "first" only `q_first`; gives
+    [N, T]. Raises `UserError` for an unknown target. Sources: DDPG (Lillicrap et al. 2016), SAC [189], TD3+BC (Fujimoto
+    & Gu 2021).
     """
 
     normalize: bool = False
@@ -40,11 +41,11 @@ class ValueGradient:
     @property
     def reads(self) -> tuple[str, ...]:
         """Fields this needs."""
-        return fields_of("q", self.target)
+        return ("q_first",) if self.target == "first" else fields_of("q", self.target)
 
     def __call__(self, batch: Batch) -> Tensor:
         """The loss per decision, [N, T], not reduced."""
-        q = joined(batch, "q", self.target)
+        q = batch.q_first if self.target == "first" else joined(batch, "q", self.target)
         if not self.normalize:
             return -self.scale * q
         size = masked_mean(q.detach().abs(), batch.mask).clamp(min=1e-8)  # a critic that is 0 everywhere has no scale

@@ -52,7 +52,13 @@ class AskedReturn:
 
 
 class ReturnToGo(gym.Wrapper[Any, Any, Any, Any]):
-    """An environment that shows, as one more number, what is left of the return that is asked for."""
+    r"""An environment that shows, as one more number, the return R that is asked for.
+
+    .. math:: R - \sum_{t' < t} r_{t'}, \quad \text{or always } R / H \text{ (return_per_step)}
+
+    H is the environment's time limit. The second is the authors' evaluation of RvS-R: what is left, divided by the
+    steps that remain, would leave the recorded range near the end of an episode.
+    """
 
     def __init__(self, env: Env, asked: AskedReturn) -> None:
         super().__init__(env)
@@ -61,22 +67,23 @@ class ReturnToGo(gym.Wrapper[Any, Any, Any, Any]):
         low, high = np.append(box.low, -np.inf), np.append(box.high, np.inf)
         self.observation_space = gym.spaces.Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)
         self.asked, self.horizon = asked, env.spec.max_episode_steps
-        self.left, self.steps = 0.0, self.horizon
+        self.shown = 0.0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         """Ask for the whole target."""
         observation, info = self.env.reset(seed=seed, options=options)
-        self.left, self.steps = self.asked.wanted(), self.horizon
+        self.shown = float(self.asked.shown(self.asked.wanted(), self.horizon))
         return self._seen(observation), info
 
     def step(self, action: Any) -> tuple[Array, float, bool, bool, dict[str, Any]]:
-        """Take off what has been paid."""
+        """Take off what has been paid, where a return to go is shown."""
         observation, reward, terminated, truncated, info = self.env.step(action)
-        self.left, self.steps = self.left - float(reward), self.steps - 1
+        if self.asked.form == "return_to_go":
+            self.shown -= float(reward)
         return self._seen(observation), float(reward), terminated, truncated, info
 
     def _seen(self, observation: Array) -> Array:
-        return np.append(observation, self.asked.shown(self.left, self.steps)).astype(np.float32)
+        return np.append(observation, self.shown).astype(np.float32)
 
 
 def with_returns(data: Transitions, form: str, horizon: int) -> Transitions:

@@ -91,6 +91,8 @@ class ControlDomain:
         """Make the policy the method is defined for, its critics, targets and anchors, from the domain's seed."""
         if requirements.top_choices and not self.actions.discrete:
             raise UserError(f"likeliest choices (`top_logp`) need discrete actions; {self.info.task}'s are continuous")
+        if requirements.densities and self.actions.discrete:
+            raise UserError(f"the method needs densities of continuous actions; {self.info.task}'s actions are choices")
         self.requirements = requirements
         stored = requirements.q is not None
         observation, reward = self._wants

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from unirl.control.acting import Choice
 from unirl.control.envs import Array
 from unirl.control.networks import MLP
-from unirl.control.policies import LOG_STD_RANGE, GaussianPolicy, TanhGaussianPolicy
+from unirl.control.policies import GaussianPolicy, TanhGaussianPolicy
 
 FEW = 4  # rows; with more, torch's cost per operation is shared by enough of them
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"relu": lambda x: np.maximum(x, 0.0), "tanh": np.tanh}
@@ -49,7 +49,7 @@ class FewRowsActor:
             action, logp = self._draw(mean, log_std)
             return Choice(action, logp)
         mean, log_std = np.split(_outputs(self.policy.network, observation), 2, axis=-1)
-        raw, logp = self._draw(mean, np.clip(log_std, *LOG_STD_RANGE))
+        raw, logp = self._draw(mean, np.clip(log_std, *self.policy.log_std_range))
         slope = 2.0 * (math.log(2.0) - raw - np.logaddexp(0.0, -2.0 * raw))  # log(1 - tanh(raw)^2)
         return Choice(np.tanh(raw), (logp - slope.sum(-1)).astype(np.float32), raw)
 

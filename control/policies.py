@@ -15,7 +15,7 @@ from unirl.control.networks import MLP, hidden_sizes, orthogonal
 from unirl.control.symphony import SymphonyPolicy
 from unirl.errors import UserError, unknown
 
-LOG_STD_RANGE = (-20.0, 2.0)  # SAC
+_LOG_STD_RANGE = (-20.0, 2.0)  # SAC
 _BOUNDED_LOG_STD_RANGE = (-5.0, 2.0)  # IQL
 
 
@@ -39,21 +39,22 @@ class BoundedGaussianPolicy(nn.Module):
     """Gaussian whose mean is squashed into the action range, with a state-independent log standard deviation.
 
     For weighted regression on recorded actions: actions at the bounds keep a finite density, unlike under a
-    squashed Gaussian. Log standard deviation within [-5, 2]. Source: Kostrikov et al. 2021 (IQL).
+    squashed Gaussian. Log standard deviation within `log_std_range`, [-5, 2]. Source: Kostrikov et al. 2021 (IQL).
     """
 
     def __init__(self, observation_size: int, actions: ActionSpace, model: Mapping[str, Any]) -> None:
         super().__init__()
         self.mean = _network(observation_size, actions.size, model)
         self.log_std = nn.Parameter(torch.full((actions.size,), float(model.get("log_std_start", 0.0))))
+        self.log_std_range = _log_std_range(model, _BOUNDED_LOG_STD_RANGE)
 
     def forward(self, observation: Tensor) -> Gaussian:
         """pi(. | observation)."""
-        return Gaussian(torch.tanh(self.mean(observation)), self.log_std.clamp(*_BOUNDED_LOG_STD_RANGE))
+        return Gaussian(torch.tanh(self.mean(observation)), self.log_std.clamp(*self.log_std_range))
 
 
 class TanhGaussianPolicy(nn.Module):
-    """Squashed Gaussian with state-dependent log standard deviation, clipped to [-20, 2] (SAC).
+    """Squashed Gaussian with state-dependent log standard deviation, clipped to `log_std_range`, [-20, 2] (SAC).
 
     It starts near `log_std_start`, which the last layer's bias gains.
     """
@@ -61,19 +62,21 @@ class TanhGaussianPolicy(nn.Module):
     def __init__(self, observation_size: int, actions: ActionSpace, model: Mapping[str, Any]) -> None:
         super().__init__()
         self.network = _network(observation_size, 2 * actions.size, model)
+        self.log_std_range = _log_std_range(model, _LOG_STD_RANGE)
         with torch.no_grad():
             self.network.biases[-1][..., actions.size :] += float(model.get("log_std_start", 0.0))
 
     def forward(self, observation: Tensor) -> TanhGaussian:
         """pi(. | observation)."""
         mean, log_std = self.network(observation).chunk(2, -1)
-        return TanhGaussian(mean, log_std.clamp(*LOG_STD_RANGE))
+        return TanhGaussian(mean, log_std.clamp(*self.log_std_range))
 
 
 class GaussianMixturePolicy(nn.Module):
     """Squashed Gaussians of `experts` (4) experts, weighted by a router, all from one network (PMOE [69]).
 
-    Raises `UserError` unless there is at least one expert.
+    Log standard deviations are clipped to `log_std_range`, [-20, 2], and start near `log_std_start`. Raises `UserError`
+    unless there is at least one expert.
     """
 
     def __init__(self, observation_size: int, actions: ActionSpace, model: Mapping[str, Any]) -> None:
@@ -82,6 +85,7 @@ class GaussianMixturePolicy(nn.Module):
         if not isinstance(self.experts, int) or self.experts < 1:
             raise UserError(f"policy 'gaussian_mixture': experts is {self.experts!r}; it is a number of at least 1")
         self.network = _network(observation_size, self.experts * (2 * actions.size + 1), model)
+        self.log_std_range = _log_std_range(model, _LOG_STD_RANGE)
         with torch.no_grad():
             gaussians = self.network.biases[-1][: -self.experts].unflatten(0, (self.experts, 2 * actions.size))
             gaussians[:, actions.size :] += float(model.get("log_std_start", 0.0))
@@ -91,7 +95,7 @@ class GaussianMixturePolicy(nn.Module):
         outputs = self.network(observation)
         gaussians = outputs[..., : -self.experts].unflatten(-1, (self.experts, 2 * self.size))
         mean, log_std = gaussians.chunk(2, -1)
-        return TanhGaussianMixture(outputs[..., -self.experts :], mean, log_std.clamp(*LOG_STD_RANGE))
+        return TanhGaussianMixture(outputs[..., -self.experts :], mean, log_std.clamp(*self.log_std_range))
 
 
 class DeterministicPolicy(nn.Module):
@@ -134,7 +138,10 @@ OF_CHOICES = ("categorical", "greedy")
 SQUASHED = ("tanh_gaussian", "gaussian_mixture")  # what is recorded includes the value before squashing
 
 
-OPTIONS = ("layer_norm", "dropout", "exploration_std", "log_std_start", "epsilon", "experts", "gradient_dropout")
+OPTIONS = (
+    *("layer_norm", "dropout", "gradient_dropout", "exploration_std", "epsilon", "experts"),
+    *("log_std_start", "log_std_range"),
+)
 ASKED = ("condition", "target_return")  # what a policy is asked for, see `unirl.control.asked_return`
 
 
@@ -180,6 +187,15 @@ def distribution(policy: nn.Module, observation: Tensor) -> Distribution:
     """pi(. | observation), typed."""
     made: Distribution = policy(observation)
     return made
+
+
+def _log_std_range(model: Mapping[str, Any], usual: tuple[float, float]) -> tuple[float, float]:
+    """The limits of log standard deviations; raises `UserError` unless they are two ascending numbers."""
+    match model.get("log_std_range", usual):
+        case [int() | float() as low, int() | float() as high] if low < high:
+            return float(low), float(high)
+        case given:
+            raise UserError(f"method.policy.log_std_range is {given!r}; give two ascending numbers such as [-20, 2]")
 
 
 def _network(observation_size: int, outputs: int, model: Mapping[str, Any]) -> MLP:

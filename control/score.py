@@ -13,6 +13,7 @@ from unirl.control.distributions import Categorical, Distribution, Gaussian, Sam
 from unirl.control.history import HistoryPolicy
 from unirl.control.mixture import TanhGaussianMixture
 from unirl.control.policies import distribution
+from unirl.critics.heads import over_heads
 from unirl.domain import DETACHED
 from unirl.errors import UserError
 
@@ -259,7 +260,7 @@ class Scorer:
         """The critic's estimate of the policy's own action; the gradient reaches the action alone."""
         critic = _built(self.domain.q, _Q)
         if isinstance(self.policy, Categorical):
-            return Estimate(_expected(critic(self.observation, frozen=True), self.policy))
+            return Estimate(self._expected(critic(self.observation, frozen=True), self.policy))
         return estimate(critic, self.critic_input(self.observation, self.fresh.action), frozen=True)
 
     @cached_property
@@ -271,7 +272,7 @@ class Scorer:
         """The target critic's estimate of the policy's action at the next state."""
         critic = _built(self.domain.target_q, _Q)
         if isinstance(self.next_policy, Categorical):
-            return Estimate(_expected(critic(self.next_observation), self.next_policy))
+            return Estimate(self._expected(critic(self.next_observation), self.next_policy))
         return estimate(critic, self.critic_input(self.next_observation, self.next_fresh.action))
 
     def q(self) -> Tensor:
@@ -279,9 +280,8 @@ class Scorer:
 
     def q_first(self) -> Tensor:
         if isinstance(self.policy, Categorical):
-            return self.q()[0]
-        critic = _built(self.domain.q, _Q)
-        return critic.first_head(self.critic_input(self.observation, self.fresh.action))
+            return (self.policy.probs * _built(self.domain.q, _Q).first_head(self.observation)).sum(-1)
+        return _built(self.domain.q, _Q).first_head(self.critic_input(self.observation, self.fresh.action))
 
     def q_std(self) -> Tensor:
         return _built(self._own.std, _SPREAD)
@@ -304,7 +304,7 @@ class Scorer:
     def next_online_q(self) -> Tensor:
         critic = _built(self.domain.q, _Q)
         if isinstance(self.next_policy, Categorical):
-            return _expected(critic(self.next_observation), self.next_policy)
+            return self._expected(critic(self.next_observation), self.next_policy)
         return estimate(critic, self.critic_input(self.next_observation, self.next_fresh.action)).mean
 
     def next_policy_action(self) -> Tensor:
@@ -314,6 +314,11 @@ class Scorer:
         if isinstance(self.next_policy, Categorical):
             return -self.next_policy.entropy()
         return self.next_fresh.logp
+
+    def _expected(self, values: Tensor, policy: Categorical) -> Tensor:
+        """Expectation over choices of [heads, ..., A] values: [...] where heads are joined before, or [heads, ...]."""
+        join = _built(self.domain.requirements.q, _Q).join
+        return (policy.probs * (values if join is None else over_heads(values, join))).sum(-1)
 
     def _of_recorded_action(self, critic: nn.Module) -> Estimate:
         if self.domain.actions.discrete:
@@ -384,11 +389,6 @@ def _by_dimension(policy: Distribution) -> Gaussian | TanhGaussian:
     if not isinstance(policy, Gaussian | TanhGaussian):
         raise UserError(f"a density of each action dimension needs a Gaussian policy, not {type(policy).__name__}")
     return policy
-
-
-def _expected(values: Tensor, policy: Categorical) -> Tensor:
-    """Expectation over choices of [heads, ..., A] values: [heads, ...]."""
-    return (policy.probs * values).sum(-1)
 
 
 def _built(part: T | None, what: str) -> T:

@@ -94,6 +94,7 @@ class ToyDomain:
                 "value_pred": lambda: self.value.expand_as(action),
                 "q_data": lambda: _quadratic(self.critic, action),
                 "q": lambda: _quadratic(self.critic.detach(), fresh),
+                "q_first": lambda: _quadratic(self.critic.detach(), fresh)[0],
                 "sample_logp": lambda: self.policy.distribution().log_prob(fresh),
                 "policy_action": lambda: self.policy.mean.expand(*action.shape, 1),
                 "anchor_kl": lambda a=anchor: {

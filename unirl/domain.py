@@ -51,7 +51,9 @@ class QSpec:
     the same `tau`. `atoms`: numbers per head that stand for its distribution of returns (quantiles, nodes); the
     domain's fields hold them as heads * atoms heads, atom by atom. `std`: every head also predicts a standard
     deviation, in the fields `..._std`. `layer_norm`, `dropout`: of the hidden layers. `batch_norm`: inputs and hidden
-    layers are normalised over the batch. `tau`: speed of the target copies; None: there are none.
+    layers are normalised over the batch. `tau`: speed of the target copies; None: there are none. `join`: how the heads
+    are joined, choice by choice, before the expectation over choices is taken (where actions are choices: `q` and
+    `next_q` are then [N, T]); None: they are not.
     """
 
     heads: int = 2
@@ -64,6 +66,7 @@ class QSpec:
     smoothing_std: float = 0.0
     smoothing_clip: float = 0.5
     target_policy: bool = False
+    join: str | Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ class Requirements:
     it asks of it, e.g. `{experts: 4}`. `given`: anchors made elsewhere, name -> file. `models`: auxiliary models of
     the domain (a model of the behaviour policy, a classifier of dynamics, ...), name -> options. `top_choices`: how
     many of the policy's likeliest choices are looked at (`top_token`); the parts take the first as many as they need.
+    `densities`: `sample_logp` must be of one fresh action, not an expectation over choices.
     """
 
     value: ValueSpec | None = None
@@ -99,6 +103,7 @@ class Requirements:
     policy_options: Mapping[str, Any] = field(default_factory=dict)
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     top_choices: int = 0
+    densities: bool = False
 
     def and_also(self, other: "Requirements") -> "Requirements":
         """The union. Where both describe the same network, what differs from the defaults counts, `other`'s first."""
@@ -111,6 +116,7 @@ class Requirements:
             policy_options={**self.policy_options, **other.policy_options},
             models={**self.models, **other.models},
             top_choices=max(self.top_choices, other.top_choices),
+            densities=self.densities or other.densities,
         )
 
 

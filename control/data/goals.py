@@ -17,6 +17,7 @@ from unirl.control.data.transitions import Floats, Transitions
 from unirl.errors import UserError, unknown
 
 VARIANTS = ("paper", "released")
+DRAWS = ("decision", "pair")
 _FITTED_ON = 100_000  # states on which clusters are fitted; all states are assigned to them
 
 
@@ -27,17 +28,22 @@ class Relabel:
     `augment`: probability of splicing with another episode near a waypoint; `clusters`: how many the states form for
     that (the paper takes 20, 40 and 80 for mazes of growing size). `variant`: `paper` takes the state near the waypoint
     from another episode; `released` from any, the waypoint's own included, as in the authors' code.
+    `draw`, of a decision and a later state of its episode: `decision` draws any decision uniformly, then the state;
+    `pair` an episode uniformly, then two of its states, so that a decision weighs by the steps that follow (GCSL).
     """
 
     augment: float = 0.0
     clusters: int = 40
     variant: str = "paper"
+    draw: str = "decision"
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.augment <= 1.0 or self.clusters < 1:
             raise UserError("relabel.augment is a probability, and relabel.clusters at least 1")
         if self.variant not in VARIANTS:
             raise unknown("relabel.variant", self.variant, VARIANTS)
+        if self.draw not in DRAWS:
+            raise unknown("relabel.draw", self.draw, DRAWS)
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> "Relabel":
@@ -91,6 +97,15 @@ class Hindsight:
     def state_of(self, rows: Tensor) -> Tensor:
         """Number of the state in which a decision was taken."""
         return rows + self._row_episode[rows]
+
+    def decisions(self, count: int, generator: torch.Generator) -> Tensor:
+        """Rows of decisions, [count], drawn as `relabel.draw` says; a pair's is taken in the earlier of its states."""
+        if self.relabel.draw == "decision":
+            return torch.randint(len(self._row_episode), (count,), generator=generator)
+        episode = torch.randint(len(self._first), (count,), generator=generator)
+        first, last = self._first[episode], self._last[episode]
+        one, other = _between(first, last, generator), _between(first, last - 1, generator)
+        return torch.minimum(one, other + (other >= one)) - episode
 
     def sample(self, rows: Tensor, generator: torch.Generator) -> Splice:
         """One draw for each of the decisions [K]."""
@@ -212,6 +227,8 @@ class GoalDataset(TransitionDataset):
     A row of several decisions has one goal, drawn for its last one. `reward` is 1 and `terminated` set where a decision
     led to the very state that is the goal, otherwise 0. Observations are normalised, where the options say so, with
     the statistics of what was achieved in the goal columns. `options.relabel` says how goals are drawn.
+
+    Raises `UserError` where pieces of episodes are to be drawn by pairs, which weigh single decisions.
     """
 
     def __init__(
@@ -220,11 +237,21 @@ class GoalDataset(TransitionDataset):
         super().__init__(data, options, seed=seed, **rest)
         self._desired = list(columns.desired)
         states = all_states(data, self._starts, self._lengths)[:, list(columns.achieved)]
-        self.hindsight = Hindsight(self._starts, self._lengths, states, Relabel.of(options.relabel or {}), seed)
+        relabel = Relabel.of(options.relabel or {})
+        if relabel.draw == "pair" and options.context is not None:
+            raise UserError(
+                "relabel.draw=pair draws single decisions, not pieces of episodes for a policy that looks back"
+            )
+        self.hindsight = Hindsight(self._starts, self._lengths, states, relabel, seed)
         self._goals = torch.from_numpy(np.ascontiguousarray(states))
         if options.normalize_observation:
             moments = self.observation_mean[self._desired], self.observation_scale[self._desired]
             self._goals = (self._goals - moments[0]) / moments[1]
+
+    def sample(self, n: int) -> Batch:
+        """`n` decisions with replacement, drawn as `relabel.draw` says, [n, 1]."""
+        rows = self.hindsight.decisions(n, self._generator)
+        return self._at(rows.unsqueeze(1), mask=torch.ones(n, 1, dtype=torch.bool))
 
     def _at(self, index: Tensor, mask: Tensor, source: Tensor | None = None, score: Tensor | None = None) -> Batch:
         batch = super()._at(index, mask, source, score)

@@ -113,6 +113,48 @@ def test_an_unknown_option_of_a_policy_is_refused():
         domain_of(Requirements(policy_options={"dropuot": 0.1}))
 
 
+@pytest.mark.parametrize("kind", ["tanh_gaussian", "gaussian_mixture", "bounded_gaussian"])
+@pytest.mark.parametrize(
+    ("options", "given", "expected"),
+    [
+        ({"log_std_range": [-5, 2]}, -9.0, -5.0),
+        ({"log_std_range": [-5, 2]}, -4.5, -4.5),
+        ({"log_std_range": [-5, 2]}, 9.0, 2.0),
+        ({"log_std_range": [-20, 0.5]}, 1.0, 0.5),
+        ({"log_std_range": [-20, 0.5]}, -19.5, -19.5),
+        ({"log_std_range": [-20, 0.5]}, -25.0, -20.0),
+        ({}, 3.0, 2.0),
+    ],
+)
+def test_log_deviations_end_at_the_range_of_the_policy(kind, options, given, expected):
+    policy = domain_of(Requirements(q=QSpec(), policy=kind, policy_options=options)).policy
+    with torch.no_grad():
+        if kind == "bounded_gaussian":
+            policy.log_std.fill_(given)
+        else:
+            policy.network.weights[-1].zero_()
+            policy.network.biases[-1].fill_(given)
+    log_std = policy(torch.zeros(2, 11)).log_std
+    assert_close(log_std, torch.full_like(log_std, expected))
+
+
+def test_log_deviations_end_where_their_policys_paper_has_it():
+    for kind, lowest in (("tanh_gaussian", -20.0), ("gaussian_mixture", -20.0), ("bounded_gaussian", -5.0)):
+        assert domain_of(Requirements(q=QSpec(), policy=kind)).policy.log_std_range == (lowest, 2.0)
+
+
+@pytest.mark.parametrize("given", [[2, -5], [1, 1], [-5], [-5, 0, 2], -5, "-5, 2", ["low", 2], None])
+def test_a_range_of_log_deviations_is_two_ascending_numbers(given):
+    with pytest.raises(UserError, match=r"method\.policy\.log_std_range is .*; give two ascending numbers such as"):
+        domain_of(Requirements(policy="tanh_gaussian", policy_options={"log_std_range": given}))
+
+
+def test_choices_have_no_deviation_to_limit():
+    domain = ControlDomain({"env": "CartPole-v1"}, SMALL)
+    domain.build(Requirements(q=QSpec(), policy="auto", policy_options={"log_std_range": [-5, 2]}))
+    assert domain.policy_kind == "categorical"
+
+
 @register("model", "test_reward")
 class RewardModel(AuxiliaryModel):
     """A linear model of the reward, for this test."""

@@ -121,10 +121,10 @@ def test_wrong_options_are_refused(options, message):
 
 @pytest.mark.parametrize(
     ("form", "shown"),
-    [("return_to_go", [10.0, 9.0, 7.0, 4.0]), ("return_per_step", [10 / 5, 9 / 4, 7 / 3, 4 / 2])],
+    [("return_to_go", [10.0, 9.0, 7.0, 4.0]), ("return_per_step", [2.0, 2.0, 2.0, 2.0])],
 )
-def test_the_environment_shows_what_is_left_of_the_return(form, shown):
-    # the clock pays 1, 2, 3; its time limit is 5
+def test_the_environment_shows_what_is_left_of_the_return_or_one_mean_reward(form, shown):
+    # the clock pays 1, 2, 3; its time limit is 5: of 10, 9, 7 and 4 are left, and the mean reward stays 10 / 5
     env = ReturnToGo(make_env(CLOCK), AskedReturn(form, 10.0))
     seen = [env.reset(seed=0)[0]]
     seen += [env.step(np.zeros(1, dtype=np.float32))[0] for _ in range(3)]

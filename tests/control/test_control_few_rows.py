@@ -40,6 +40,17 @@ def test_actions_have_the_policys_mean_and_spread(needs):
     assert_close(ours.std(0), theirs.std(0), atol=0.03, rtol=0)
 
 
+def test_log_deviations_stay_within_the_policys_range():
+    # all outputs 1: a mean of 1 and a log deviation of 1, which is clipped to -1
+    domain = built(Requirements(q=QSpec(), policy_options={"log_std_range": [-3.0, -1.0]}))
+    with torch.no_grad():
+        domain.policy.network.weights[-1].zero_()
+        domain.policy.network.biases[-1].fill_(1.0)
+    seen = np.zeros((20_000, 11), np.float32)
+    raw = FewRowsActor(domain.policy, np.random.default_rng(0))(seen, np.arange(len(seen))).raw
+    assert raw.std() == pytest.approx(np.exp(-1.0), abs=0.005)
+
+
 def test_it_follows_the_weights():
     domain = built(Requirements())
     actor = FewRowsActor(domain.policy, np.random.default_rng(0))

@@ -185,6 +185,7 @@ def test_a_batch_far_from_the_running_statistics_is_corrected_only_so_far():
 
 def test_sac_n_is_sac_on_recorded_data():
     sac, offline = method_config("sac"), method_config("sac_n")
-    same = ("policy", "regularizers", "reduce", "update")
+    same = ("regularizers", "reduce", "update")
     assert all(sac[key] == offline[key] for key in same)
+    assert offline["policy"] == {"name": sac["policy"], "log_std_range": [-5, 2]}
     assert {**sac["critic"], "heads": 20} == offline["critic"]

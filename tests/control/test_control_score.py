@@ -185,6 +185,19 @@ def test_choices_are_judged_in_expectation():
     assert_close(batch.sample_logp - batch.sample_anchor_logp["ref"], batch.anchor_kl["ref"])
 
 
+@pytest.mark.parametrize(("join", "each"), [("min", 0.0), ("mean", 0.5), ({"lower": 0.5}, 0.5 - 0.5 * 0.5)])
+def test_critics_of_choices_are_joined_before_the_expectation(join, each):
+    domain = domain_of(Requirements(q=QSpec(join=join)), "CartPole-v1")
+    with torch.no_grad():  # critics that disagree on which of two choices is worth 1, the other being worth 0
+        for network in (domain.q, domain.target_q):
+            network.weights[-1].zero_()
+            network.biases[-1].copy_(torch.tensor([[[0.0, 1.0]], [[1.0, 0.0]]]))
+    batch = domain.score(domain.rollout(5, unit="segment"), {"q", "next_q", "next_online_q", "q_first"})
+    for name in ("q", "next_q", "next_online_q"):
+        assert_close(getattr(batch, name), torch.full((1, 5), each))
+    assert_close(batch.q_first, domain.policy(batch.inputs["observation"]).probs[..., 1])
+
+
 @pytest.mark.parametrize(
     ("need", "message"),
     [

@@ -88,11 +88,91 @@ def test_the_gradient_norm_is_clipped_over_all_losses_together():
     assert (a.item(), b.item()) == (pytest.approx(2.4), pytest.approx(3.2))  # minus (3, 4) / 5
 
 
+def test_weight_decay_may_be_one_losses_alone():
+    # sgd on w^2 from 1 at rate .1: 1 - .2; with a decay of .5 less .1 * .5
+    weights = {name: nn.Parameter(torch.tensor([1.0])) for name in ("value", "policy")}
+    options = {"name": "sgd", "lr": 0.1, "weight_decay": {"policy": 0.5}, "together": True}
+    update = make_update(options, {name: [weight] for name, weight in weights.items()})
+
+    def closure(stepped):
+        losses = {name: weights[name].square().sum() for name in stepped}
+        torch.stack(list(losses.values())).sum().backward()
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    update(closure)
+    assert weights["value"].item() == pytest.approx(0.8)
+    assert weights["policy"].item() == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weight_decay": {"polcy": 0.1}}, "did you mean policy"),
+        ({"weight_decay": "1e-4 "}, "weight_decay is '1e-4 '; give a number"),
+        ({"weight_decay": -1}, "weight_decay is -1; give a number"),
+        ({"eps": "small"}, "eps is 'small'; give something like 1e-8"),
+        ({"betas": 0.9}, r"betas is 0.9; give something like \[0.9, 0.999\]"),
+        ({"name": "sgd", "momentum": [0.9, 0.9]}, "momentum is"),
+    ],
+)
+def test_wrong_settings_of_the_optimizer_are_one_line(options, message):
+    with pytest.raises(UserError, match=message):
+        make_update(options, {"policy": [nn.Parameter(torch.ones(1))]})
+
+
 def test_the_linear_schedule_ends_at_zero():
     weight = nn.Parameter(torch.tensor([1.0]))
     update = make_update({"name": "sgd", "lr": 0.1, "schedule": "linear"}, {"policy": [weight]})
     update(quadratic(weight, {"policy": 0.0}), progress=1.0)
     assert weight.item() == 1.0
+
+
+@pytest.mark.parametrize(
+    ("progress", "constant", "cosine"),
+    # sgd on w^2 from 1: 1 - 2 rate; the policy's rate is 0.1 (1 + cos(pi progress)) / 2
+    [(0.0, 0.8, 0.8), (1 / 3, 0.8, 0.85), (0.5, 0.8, 0.9), (1.0, 0.8, 1.0)],
+)
+@pytest.mark.parametrize("together", [False, True])
+def test_a_schedule_per_loss_leaves_the_other_losses_rates_alone(progress, constant, cosine, together):
+    names = ("value", "policy", "temperature")  # the last two are one block
+    weights = {name: nn.Parameter(torch.tensor([1.0])) for name in names}
+    options = {"name": "sgd", "lr": 0.1, "schedule": {"policy": "cosine"}, "together": together}
+    update = make_update(options, {name: [weight] for name, weight in weights.items()})
+
+    def closure(stepped):
+        losses = {name: weights[name].square().sum() for name in stepped}
+        torch.stack(list(losses.values())).sum().backward()
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    update(closure, progress)
+    assert [weights[name].item() for name in names] == pytest.approx([constant, cosine, constant])
+
+
+def test_a_default_schedule_is_for_the_losses_that_are_not_named():
+    q, policy = nn.Parameter(torch.tensor([1.0])), nn.Parameter(torch.tensor([1.0]))
+    schedule = {"default": "linear", "policy": "constant"}
+    update = make_update({"name": "sgd", "lr": 0.1, "schedule": schedule}, {"q": [q], "policy": [policy]})
+
+    def closure(names):
+        loss = (q if names == ["q"] else policy).sum()
+        loss.backward()
+        return {names[0]: loss.detach()}
+
+    update(closure, progress=0.25)
+    assert (q.item(), policy.item()) == (pytest.approx(1 - 0.075), pytest.approx(0.9))
+
+
+def test_rates_and_schedules_for_unknown_losses_or_of_unknown_names_are_one_clear_error():
+    weight = [nn.Parameter(torch.zeros(1))]
+    with pytest.raises(UserError, match=r"unknown loss in method\.update\.schedule 'polcy' \(did you mean policy\?\)"):
+        make_update({"schedule": {"polcy": "cosine"}}, {"policy": weight})
+    with pytest.raises(UserError, match=r"unknown loss in method\.update\.lr 'critic' \(known: default, policy\)"):
+        make_update({"lr": {"default": 0.1, "critic": 0.2}}, {"policy": weight})
+    with pytest.raises(UserError, match=r"unknown update\.schedule 'cosin' \(did you mean cosine"):
+        make_update({"schedule": {"policy": "cosin"}}, {"policy": weight})
+    for wrong in ("cosin", None, ["cosine"], {"policy": None}):
+        with pytest.raises(UserError, match=r"unknown update\.schedule"):
+            make_update({"schedule": wrong}, {"policy": weight})
 
 
 def test_the_rate_rises_during_warm_up():

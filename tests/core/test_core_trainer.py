@@ -103,6 +103,7 @@ RESUMED = {
     "mixed data": ("sac", {"source": "hybrid"}),
     "several roll-outs": ("grpo", {"source": "history"}),
     "averaged weights": ("ppo", {"update": {"average": 0.9, "schedule": "cosine", "warmup": 0.3}}),
+    "a schedule of the policy alone": ("sac", {"update": {"schedule": {"policy": "cosine"}}}),
     "extragradient": ("ppo", {"update": {"gradient": "extragradient", "together": True}}),
     "evolution": ("grpo", {"update": {"gradient": {"name": "evolution", "pairs": 2}}}),
     "delayed policy": ("sac", {"update": {"actor_every": 2}, "logs": 40}),

@@ -252,6 +252,39 @@ def test_the_released_density_has_a_floor_without_a_gradient():
     assert own.grad.tolist() == [[[0.0, 1.0]]]
 
 
+def test_a_soft_value_is_regressed_on_the_same_entropy_that_the_policy_is_paid():
+    # Q 2 (the smaller), log pi -1, temperature .2: at index 1 the target is 2.2, at index 1.5 the q-logarithm is
+    # 2 (e^-.5 - 1) = -.7869387 and the target 2.1573877; as released, of two dimensions -.4 and -.6: -.8809021
+    batch = rows(
+        q=exact([[[2.0]], [[3.0]]]),
+        sample_logp=exact([[-1.0]]),
+        sample_logp_parts=exact([[[-0.4, -0.6]]]),
+        temperature=exact(0.2),
+        mask=torch.ones(1, 1, dtype=torch.bool),
+    )
+
+    def target(**tsallis):
+        return make("critic", "v", target="soft_q", tsallis=tsallis).target(batch).item()
+
+    assert_close(make("critic", "v", target="soft_q").target(batch).item(), 2.2)
+    assert_close(target(index=1.0), 2.2)
+    assert_close(target(index=1.5), 2.1573877, atol=1e-7, rtol=0)
+    assert_close(target(index=1.5, variant="released"), 2.1761804, atol=1e-7, rtol=0)
+    with pytest.raises(UserError, match="tsallis belongs to target=soft_q"):
+        make("critic", "v", tsallis={"index": 1.5})
+
+
+def test_the_tsallis_entropy_sets_the_temperature_of_soft_values():
+    assert make("regularizer", "tsallis", to=None).sets_temperature
+    assert not make("regularizer", "tsallis", to="prev").sets_temperature
+
+
+def test_a_q_logarithm_of_fresh_decisions_needs_densities():
+    assert make("regularizer", "tsallis", index=2.0).requirements().densities
+    for options in ({"index": 1.0}, {"estimator": "sample"}, {"variant": "released"}):
+        assert not make("regularizer", "tsallis", **options).requirements().densities
+
+
 def test_densities_of_the_dimensions_multiply_to_the_density():
     from unirl.control.distributions import Gaussian, TanhGaussian
 

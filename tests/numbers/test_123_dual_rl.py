@@ -81,6 +81,14 @@ def test_gumbel_rescales_by_the_largest_masked_error_alone():
     assert_close(loss[0, 0].item(), math.exp(-1) * (math.e - 2))
 
 
+def test_gumbel_errors_of_other_rows_may_overflow():
+    batch = rows(value_pred=[[0.0, 0.0]], target_q_data=[[[1.0, 1e6]]], mask=tensor([[True, False]]))
+    batch = batch.replace(value_pred=batch.value_pred.requires_grad_())
+    loss = make("critic", "v", target="q_data", loss="gumbel", clip=None).loss(batch)
+    loss[0, 0].backward()
+    assert loss.isfinite().all() and batch.value_pred.grad.isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("critic", "value"),
     [

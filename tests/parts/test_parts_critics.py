@@ -77,9 +77,9 @@ def test_soft_q_at_temperature_zero_is_q(batch):
 
 def test_q_requirements_describe_the_networks():
     critic = make("critic", "q", heads=3, tau=0.01, smoothing={"std": 0.2, "clip": 0.5}, target_policy=True)
-    spec = QSpec(heads=3, tau=0.01, smoothing_std=0.2, smoothing_clip=0.5, target_policy=True)
+    spec = QSpec(heads=3, tau=0.01, smoothing_std=0.2, smoothing_clip=0.5, target_policy=True, join="min")
     assert critic.requirements().q == spec and not critic.requirements().value
-    assert make("critic", "soft_q").requirements().q == QSpec(heads=2, tau=0.005)
+    assert make("critic", "soft_q").requirements().q == QSpec(heads=2, tau=0.005, join="min")
     assert make("critic", "v").requirements().value
 
 

@@ -167,6 +167,22 @@ def test_advantage_weighted_can_normalise_its_weights_over_decisions():
         make("objective", "advantage_weighted", temperature=0.0)
 
 
+def test_normalised_weights_without_a_cap_are_awacs_softmax_however_large_advantages_are():
+    # times N = 4: softmax of 6, 8, 10, 12 and of the same 1,000 higher
+    batch = rows(logp=[[-1.0] * 4], advantage=[[6.0, 8.0, 10.0, 12.0]], mask=tensor([[True] * 4]))
+    objective = make("objective", "advantage_weighted", normalize=True, max_weight=None)
+    expected = tensor([[0.0085760, 0.0633688, 0.4682357, 3.4598195]]).double()
+    assert_close(objective(batch), expected, atol=5e-8, rtol=0)
+    assert_close(objective(batch.replace(advantage=batch.advantage + 1000)), expected, atol=5e-8, rtol=0)
+    capped = make("objective", "advantage_weighted", normalize=True, max_weight=2.0)(batch)
+    assert capped[0, 3].item() == 2.0
+
+
+def test_advantage_weighted_can_imitate_the_rows_of_one_source():
+    batch = rows(logp=[[-1.0], [-1.0]], advantage=[[0.0], [0.0]], mask=tensor([[True], [True]]), source=tensor([2, 3]))
+    assert make("objective", "advantage_weighted", source=3)(batch).tolist() == [[0.0], [2.0]]
+
+
 def test_value_gradient_follows_the_smallest_head():
     q = tensor([[[1.0, 4.0]], [[2.0, 3.0]]], dtype=torch.float64, requires_grad=True)
     loss = make("objective", "value_gradient")(rows(q=q, mask=tensor([[True, True]])))

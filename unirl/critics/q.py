@@ -34,6 +34,7 @@ class Q:
     heads: number of critics (2: TD3).
     loss: a part of kind `regression` ("mse", "huber", ...), whose hyper-parameters stand beside these.
     target: how the target critics are joined: "min", "mean", "first" or `{lower: beta}`, mean - beta std over heads.
+        Where actions are choices, `q` and `next_q` are joined so choice by choice, before the expectation over choices.
     gamma, tau: discount and speed of the target networks, .99 and .005 (TD3, SAC).
     smoothing: {std, clip} of the clipped noise on the target action, in units of the action half-range (TD3: .2, .5).
     target_policy: whether a' comes from a slow copy of the policy (TD3).
@@ -94,6 +95,7 @@ class Q:
             smoothing_std=self.smoothing.get("std", QSpec.smoothing_std),
             smoothing_clip=self.smoothing.get("clip", QSpec.smoothing_clip),
             target_policy=self.target_policy,
+            join=self.aggregate,
         )
 
     def requirements(self) -> Requirements:

@@ -216,7 +216,7 @@ class Gumbel:
 
     def __call__(self, prediction: Tensor, target: Tensor, batch: Batch) -> Tensor:
         """The loss per prediction."""
-        z = (target - prediction) / self.temperature
+        z = ((target - prediction) / self.temperature).masked_fill(~batch.mask, 0.0)  # what does not count may overflow
         if self.clip is not None:
             z = z.clamp(max=self.clip)
         if not self.rescale:

@@ -1,6 +1,7 @@
 """A large ensemble of critics, of which each target takes the minimum over a few."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from unirl.batch import Batch
 from unirl.critics.q import SoftQ
+from unirl.domain import QSpec
 from unirl.errors import UserError
 from unirl.registry import register
 
@@ -23,7 +25,7 @@ class SubsetQ(SoftQ):
 
     heads, subset: 10 critics, 2 in M (REDQ).
     seed: of the draws.
-    gamma, tau, half, coef: as in critic `soft_q`.
+    gamma, tau, half, layer_norm, dropout, coef: as in critic `soft_q`.
 
     Reads `q_data`, `next_q` [heads, N, T], `next_logp`, `reward`, `terminated` [N, T] and `temperature`. Raises
     `UserError` unless 1 <= subset <= heads. Source: REDQ (Chen et al. 2021).
@@ -38,13 +40,22 @@ class SubsetQ(SoftQ):
         tau: float = 0.005,
         half: bool = True,
         seed: int = 0,
+        layer_norm: bool = False,
+        dropout: float = 0.0,
         coef: float = 1.0,
     ) -> None:
         if not 1 <= subset <= heads:
             raise UserError(f"critic 'subset_q': a subset of {subset} out of {heads} heads; it is 1 to {heads}")
-        super().__init__(heads=heads, gamma=gamma, tau=tau, half=half, coef=coef)
+        super().__init__(
+            heads=heads, gamma=gamma, tau=tau, half=half, layer_norm=layer_norm, dropout=dropout, coef=coef
+        )
         self.subset = subset
         self._generator = torch.Generator().manual_seed(seed)
+
+    @property
+    def spec(self) -> QSpec:
+        """An ensemble whose heads stay apart until some of them are drawn."""
+        return replace(super().spec, join=None)
 
     def _next(self, batch: Batch) -> Tensor:
         drawn = torch.randperm(self.heads, generator=self._generator)[: self.subset]

@@ -12,14 +12,28 @@ from unirl.domain import Requirements, ValueSpec
 from unirl.errors import UserError, unknown
 from unirl.reduce.masked import Units
 from unirl.reduce.of_source import of_source, share_of
-from unirl.registry import register
+from unirl.registry import make, register
 
 TARGETS = {
     "returns": ("returns",),
     "q_data": ("target_q_data",),
     "soft_q": ("q", "sample_logp", "temperature"),
 }
-OPTIONS = ("loss", "target", "proximal", "aggregate", "source", "per_turn", "layer_norm", "dropout", "half", "coef")
+OPTIONS = (
+    *(
+        "loss",
+        "target",
+        "proximal",
+        "tsallis",
+        "aggregate",
+        "source",
+        "per_turn",
+        "layer_norm",
+        "dropout",
+        "half",
+        "coef",
+    ),
+)
 
 
 @register("critic", "v")
@@ -31,7 +45,8 @@ class V:
         "q_data": y = agg_k target-Q_k(s, a) of the recorded action (IQL).
         "soft_q": y = agg_k Q_k(s, a_theta) - temperature log pi(a_theta|s), detached (SAC of 2018, off-policy MDPO
             [64]). With `proximal`, {anchor: coefficient}, minus coefficient (log pi - log anchor)(a_theta|s): the
-            divergence that the policy pays belongs to the value (a form of off-policy MDPO).
+            divergence that the policy pays belongs to the value (a form of off-policy MDPO). With `tsallis`, {index,
+            variant} of the regularizer of that name, its q-logarithm stands in the place of log pi.
     loss: a part of kind `regression` ("mse", "clipped" for PPO, "expectile" for IQL, "chi_square" and
         "total_variation" for f-DVL [123], "gumbel" for XQL, ...), whose hyper-parameters stand beside these.
     aggregate: how heads are joined, "min", "mean" or "first".
@@ -53,6 +68,7 @@ class V:
         loss: str = "mse",
         target: str = "returns",
         proximal: Mapping[str, float] | None = None,
+        tsallis: Mapping[str, Any] | None = None,
         aggregate: str = "min",
         source: int | None = None,
         per_turn: bool = False,
@@ -65,9 +81,10 @@ class V:
         check_aggregate(aggregate, "aggregate of critic 'v'")
         if target not in TARGETS:
             raise unknown("target of critic 'v'", str(target), TARGETS)
-        if proximal and target != "soft_q":
-            raise UserError("critic 'v': proximal belongs to target=soft_q")
+        if (proximal or tsallis) and target != "soft_q":
+            raise UserError(f"critic 'v': {'proximal' if proximal else 'tsallis'} belongs to target=soft_q")
         self.proximal = dict(proximal or {})
+        self.negative_entropy = make("regularizer", "tsallis", to=None, **tsallis) if tsallis else None
         self.regression = make_regression("v", OPTIONS, loss, regression)
         self.regressed_on, self.aggregate, self.half, self.coef = target, aggregate, half, coef
         self.source, self.layer_norm, self.dropout, self.per_turn = source, layer_norm, dropout, per_turn
@@ -82,7 +99,8 @@ class V:
         """Fields this needs."""
         rows = (*(() if self.source is None else ("source",)), *(("turn",) if self.per_turn else ()))
         anchors = (f"sample_anchor_logp.{name}" for name in self.proximal)
-        return ("value_pred", *TARGETS[self.regressed_on], *anchors, *self.regression.reads, *rows)
+        tsallis = self.negative_entropy.reads if self.negative_entropy else ()
+        return ("value_pred", *TARGETS[self.regressed_on], *anchors, *tsallis, *self.regression.reads, *rows)
 
     def requirements(self) -> Requirements:
         """A state value; critics, where the target needs them, are asked for by a `q` critic."""
@@ -95,7 +113,8 @@ class V:
         elif self.regressed_on == "q_data":
             target = over_heads(batch.target_q_data, self.aggregate)
         else:
-            target = over_heads(batch.q, self.aggregate) - batch.temperature * batch.sample_logp
+            surprise = self.negative_entropy(batch) if self.negative_entropy else batch.sample_logp
+            target = over_heads(batch.q, self.aggregate) - batch.temperature * surprise
             for name, coef in self.proximal.items():
                 target = target - coef * (batch.sample_logp - batch.sample_anchor_logp[name])
         return target.detach()

@@ -28,7 +28,7 @@ EIGHT_BIT = "adamw8bit"  # of another package, imported where it is asked for
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda progress: 1.0,
     "linear": lambda progress: max(1.0 - progress, 0.0),
-    "cosine": lambda progress: 0.5 * (1.0 + float(torch.cos(torch.tensor(min(progress, 1.0) * torch.pi)))),
+    "cosine": lambda progress: 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0))),
 }
 
 
@@ -40,7 +40,7 @@ class Update:
     (SAC, TD3, IQL); only learned coefficients go with the policy, whose scored minibatch serves both.
     `every`: how often a loss is stepped, e.g. `{"policy": 2}` for TD3's delayed actor, and how often `targets` move.
     `optimizers` has one entry per block, in the order of `blocks(parameters, together)`; they hold the `masters` of
-    parameters in half precision, where there are any.
+    parameters in half precision, where there are any. Each of their groups names its `schedule`.
     """
 
     def __init__(
@@ -51,7 +51,6 @@ class Update:
         together: bool = False,
         every: Mapping[str, int] | None = None,
         clip_norm: float | None = None,
-        schedule: str = "constant",
         warmup: float = 0.0,
         gradient: Any = None,
         average: float | None = None,
@@ -63,23 +62,25 @@ class Update:
         self._optimizers = list(optimizers)
         self._every = dict(every or {})
         self._clip_norm = clip_norm
-        self._schedule = SCHEDULES[schedule]
         self._warmup = warmup
         self._gradient = gradient or Plain()
         self._average = WeightAverage(self._parameters.get("policy", []), average) if average is not None else None
         self._masters = masters
-        self._base_lr = [[group["lr"] for group in optimizer.param_groups] for optimizer in self._optimizers]
+        self._rates = [
+            [(group["lr"], SCHEDULES[group["schedule"]]) for group in optimizer.param_groups]
+            for optimizer in self._optimizers
+        ]
         self.steps = 0
 
     def __call__(self, closure: Closure, progress: float = 0.0) -> dict[str, float]:
         """Run every block that is due; returns loss values and, where clipping is on, gradient norms."""
         reported: dict[str, float] = {}
-        scale = self._rate_scale(progress)
-        for block, optimizer, rates in zip(self._blocks, self._optimizers, self._base_lr, strict=True):
+        rise = self._rise(progress)
+        for block, optimizer, rates in zip(self._blocks, self._optimizers, self._rates, strict=True):
             due = [name for name in block if self.is_due(name)]
             if due:
-                for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                    group["lr"] = rate * scale
+                for group, (rate, schedule) in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate * schedule(progress) * rise
                 reported.update(self._step(due, optimizer, closure))
         self.steps += 1
         if self._average is not None:
@@ -141,9 +142,9 @@ class Update:
             norms["gradient_norm/" + "+".join(joint)] = norm
         return norms
 
-    def _rate_scale(self, progress: float) -> float:
-        """The schedule after a linear rise: Adam's first steps are as large as its rate, whatever the gradient."""
-        return self._schedule(progress) * min(1.0, (progress + 1e-3) / self._warmup if self._warmup else 1.0)
+    def _rise(self, progress: float) -> float:
+        """The share of the rates in warm-up: Adam's first steps are as large as its rate, whatever the gradient."""
+        return min(1.0, (progress + 1e-3) / self._warmup if self._warmup else 1.0)
 
     def state_dict(self) -> dict[str, Any]:
         """Optimizer moments, the number of steps, and what the gradient rule and the average keep."""
@@ -172,20 +173,23 @@ def make_update(config: Mapping[str, Any], parameters: Mapping[str, list[nn.Para
     """Build the update from a method's `update` section.
 
     `name` (adam, adamw, sgd, rmsprop; adamw8bit, with moments in 8 bits, needs the package bitsandbytes and a GPU),
-    `lr` (a number, or one per loss), `clip_norm`, `schedule`, `warmup` (the fraction of training in which the rate
-    rises to `lr`), `together`, `actor_every`, `targets_every` (as `actor_every` unless it is given), `gradient` (a part
-    of kind `gradient`), `average` (decay of averaged weights, used in evaluation), `master_weights` (true: parameters
-    in half precision are stepped as float32 copies, see `MasterWeights`), and `eps`, `betas`, `weight_decay`,
-    `momentum`, `alpha` for the optimizer. Raises `UserError` for anything else.
+    `lr` (a number, or one per loss), `clip_norm`, `schedule` (how the rate falls over training: constant, linear,
+    cosine; or one per loss, e.g. `{policy: cosine}`), `warmup` (the fraction of training in which the rate rises to
+    `lr`), `together`, `actor_every`, `targets_every` (as `actor_every` unless it is given), `gradient` (a part of kind
+    `gradient`), `average` (decay of averaged weights, used in evaluation), `master_weights` (true: parameters in half
+    precision are stepped as float32 copies, see `MasterWeights`), `weight_decay` (a number, or one per loss), and
+    `eps`, `betas`, `momentum`, `alpha` for the optimizer. What is given per loss may have a `default`; losses without a
+    schedule are constant, those without a weight decay have none.
+    Raises `UserError` for anything else.
     """
     options = dict(config)
     name = options.pop("name", "adam")
     if name not in (*OPTIMIZERS, EIGHT_BIT):
         raise unknown("update.name", name, (*OPTIMIZERS, EIGHT_BIT))
-    schedule = options.pop("schedule", "constant")
-    if schedule not in SCHEDULES:
-        raise unknown("update.schedule", schedule, SCHEDULES)
-    rates = options.pop("lr", 3e-4)
+    rates, schedules = options.pop("lr", 3e-4), options.pop("schedule", "constant")
+    decays = options.pop("weight_decay", None)
+    for key, given in (("lr", rates), ("schedule", schedules), ("weight_decay", decays)):
+        _check_losses(key, given, parameters)
     warmup = float(options.pop("warmup", 0.0))
     together, clip_norm = bool(options.pop("together", False)), options.pop("clip_norm", None)
     actor_every = int(options.pop("actor_every", 1))
@@ -195,8 +199,8 @@ def make_update(config: Mapping[str, Any], parameters: Mapping[str, list[nn.Para
     with_masters = bool(options.pop("master_weights", True))
     if clip_norm is not None and (not isinstance(clip_norm, int | float) or clip_norm <= 0):
         raise UserError(f"method.update.clip_norm is {clip_norm!r}; give a positive number, or null for none")
-    settings = ("eps", "betas", "weight_decay", "momentum", "alpha")
-    extra: dict[str, Any] = {key: options.pop(key) for key in settings if key in options}
+    extra: dict[str, Any] = {key: options.pop(key) for key in ("eps", "betas", "momentum", "alpha") if key in options}
+    _check_settings(extra)
     if options:
         raise unknown("update key", next(iter(options)), UPDATE_KEYS)
     trained = {loss: params for loss, params in parameters.items() if params}
@@ -205,8 +209,12 @@ def make_update(config: Mapping[str, Any], parameters: Mapping[str, list[nn.Para
         chain.from_iterable(trained.values()) if with_masters else (),
         accumulate=getattr(gradient, "evaluates_once", False),  # other rules look at the parameters' own gradients
     )
+
+    def per_loss(loss: str) -> dict[str, Any]:
+        return {"lr": _rate(rates, loss), "schedule": _schedule(schedules, loss), **_decay(decays, loss)}
+
     optimizers = [
-        _optimizer(name, [(masters.of(trained[loss]), _rate(rates, loss)) for loss in block], extra)
+        _optimizer(name, [(masters.of(trained[loss]), per_loss(loss)) for loss in block], extra)
         for block in blocks(trained, together)
     ]
     every = {"policy": actor_every, "temperature": actor_every, "targets": targets_every}
@@ -216,7 +224,6 @@ def make_update(config: Mapping[str, Any], parameters: Mapping[str, list[nn.Para
         together=together,
         every=every,
         clip_norm=clip_norm,
-        schedule=schedule,
         warmup=warmup,
         gradient=gradient,
         average=average,
@@ -253,25 +260,67 @@ def _gradient_rule(entry: Any) -> Any:
     return make("gradient", options.pop("name"), **options)
 
 
+def _check_losses(key: str, given: Any, losses: Iterable[str]) -> None:
+    """Raise `UserError` where `given` is a mapping that names a loss which there is not."""
+    known = {"default", *map(role_of, losses)}
+    for loss in given if isinstance(given, Mapping) else ():
+        if loss not in known:
+            raise unknown(f"loss in method.update.{key}", str(loss), known)
+
+
+def _of_loss(given: Any, loss: str, otherwise: Any = None) -> Any:
+    """What is given for a loss: the one value for all, or the mapping's."""
+    return given.get(role_of(loss), given.get("default", otherwise)) if isinstance(given, Mapping) else given
+
+
+def _schedule(schedules: Any, loss: str) -> str:
+    schedule = _of_loss(schedules, loss, "constant")
+    if not isinstance(schedule, str) or schedule not in SCHEDULES:
+        raise unknown("update.schedule", str(schedule), SCHEDULES)
+    return schedule
+
+
 def _rate(rates: Any, loss: str) -> float:
-    rate = rates.get(role_of(loss), rates.get("default")) if isinstance(rates, Mapping) else rates
+    rate = _of_loss(rates, loss)
     if not isinstance(rate, int | float) or not 0 <= rate < 1e3:
         raise UserError(f"method.update.lr for '{loss}' is {rate!r}; give a number such as 3e-4, or one per loss")
     return float(rate)
 
 
+def _decay(decays: Any, loss: str) -> dict[str, float]:
+    """The loss's weight decay, where one is given: otherwise the optimizer's own default holds."""
+    decay = _of_loss(decays, loss, 0.0)
+    if decay is None:
+        return {}
+    if isinstance(decay, bool) or not isinstance(decay, int | float) or decay < 0:
+        raise UserError(f"method.update.weight_decay is {decay!r}; give a number such as 1e-4, or one per loss")
+    return {"weight_decay": float(decay)}
+
+
+def _check_settings(settings: Mapping[str, Any]) -> None:
+    """Raise `UserError` for an optimizer's setting that is no number (betas: two), or outside what it may be."""
+    for key, value in settings.items():
+        pair = key == "betas" and isinstance(value, list | tuple) and len(value) == 2
+        numbers = value if pair else (value,)
+        if not all(isinstance(number, int | float) and number >= 0 for number in numbers) or pair != (key == "betas"):
+            example = {"betas": "[0.9, 0.999]", "eps": "1e-8"}.get(key, "0.9")
+            raise UserError(f"method.update.{key} is {value!r}; give something like {example}")
+
+
 def _optimizer(
-    name: str, parameters: list[tuple[list[nn.Parameter], float]], extra: dict[str, Any]
+    name: str, parameters: list[tuple[list[nn.Parameter], dict[str, Any]]], extra: dict[str, Any]
 ) -> torch.optim.Optimizer:
-    """One optimizer with a group for each learning rate, device and type of parameters."""
+    """One optimizer with a group for each combination of settings, device and type of parameters."""
     options: dict[str, Any] = {"fused": True} if name == "sgd" else {}
     groups: dict[Any, dict[nn.Parameter, None]] = {}
-    for trained, rate in parameters:
+    for trained, settings in parameters:
         for parameter in trained:
-            groups.setdefault((rate, parameter.device, parameter.dtype), {})[parameter] = None
+            groups.setdefault((*settings.items(), parameter.device, parameter.dtype), {})[parameter] = None
     try:
         return _optimizer_class(name, groups)(
-            [{"params": list(trained), "lr": rate} for (rate, *_), trained in groups.items()], **options, **extra
+            [{"params": list(trained), **dict(settings)} for (*settings, _, _), trained in groups.items()],
+            **options,
+            **extra,
         )
     except TypeError as error:
         raise UserError(f"method.update: {error}") from error

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from unirl.batch import Batch
+from unirl.domain import Requirements
 from unirl.errors import UserError, unknown
 from unirl.registry import register
 
@@ -25,13 +26,19 @@ class Tsallis:
         \log_{\tilde q} x = \frac{x^{1 - \tilde q} - 1}{1 - \tilde q}, \qquad \tilde q = 2 - \text{index}
 
     index 1 is the plain log-ratio (k1, or the reparameterised KL), index 2 the difference of the probabilities or
-    densities themselves. With `to` None the anchor's term is dropped: the negative Tsallis entropy. The density is
-    that of the whole decision.
+    densities themselves. With `to` None the anchor's term is dropped: the negative Tsallis entropy, whose coefficient
+    is the `temperature` that soft values read (`v` with target soft_q and `tsallis`). The density is that of the
+    whole decision.
 
     `estimator`: "sample" reads `logp` and `anchor_logp.<to>` of the recorded decision; with `weighted` it is
     multiplied by the importance ratio e^{log pi - log pi_old}, gradient included, which makes value and gradient those
     of the expectation under pi for decisions of the old policy. "reparameterized" reads `sample_logp` and
-    `sample_anchor_logp.<to>` of a fresh one and is differentiable through it in both terms.
+    `sample_anchor_logp.<to>` of a fresh one and is differentiable through it in both terms; but for index 1 it is for
+    densities, as of choices these fields hold expectations, which a q-logarithm may not be taken of.
+
+    Alone, the "sample" estimator is the released on-policy code's and holds the policy near the anchor only through the
+    recorded decisions' probabilities: with index 2 its expectation is linear in pi, whose optimum is one choice.
+    `weighted` is the paper's term.
 
     `variant`: "released" follows the authors' off-policy code: q-logarithms of the density of each action dimension,
     none below 1e-6 (where nothing has a gradient), are summed, and the anchor's sum is multiplied by `index`. It reads
@@ -58,6 +65,16 @@ class Tsallis:
             raise unknown("estimator of regularizer 'tsallis'", str(self.estimator), ESTIMATORS)
         if not 0 < self.index <= 2:
             raise UserError(f"regularizer 'tsallis': index is {self.index}; it lies in (0, 2], 1 is the KL divergence")
+
+    @property
+    def sets_temperature(self) -> bool:
+        """Whether its coefficient is the `temperature` that soft values read."""
+        return self.to is None
+
+    def requirements(self) -> Requirements:
+        """Densities, where a q-logarithm is taken of a fresh decision's."""
+        fresh = self.estimator == "reparameterized" and self.variant == "paper"
+        return Requirements(densities=fresh and self.index != 1)
 
     @property
     def reads(self) -> tuple[str, ...]:

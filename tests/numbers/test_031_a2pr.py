@@ -9,9 +9,11 @@ from torch import Tensor, tensor
 from torch.testing import assert_close
 
 from unirl import Batch, make
+from unirl.config import compose
 from unirl.control import ControlDomain
 from unirl.domain import QSpec, Requirements, ValueSpec
 from unirl.errors import UserError
+from unirl.run import build
 
 SMALL = {"hidden": [8], "activation": "tanh"}
 MODEL = ("model.vae_error", "model.vae_kl", "model.vae_action", "model.vae_action_q")
@@ -166,3 +168,55 @@ def test_the_proposal_is_valued_as_the_critic_values_it():
 def test_choices_have_no_such_model():
     with pytest.raises(UserError, match="encodes continuous actions"):
         ControlDomain({"env": "CartPole-v1"}, SMALL).build(Requirements(q=QSpec(), models={"behavior_vae": {}}))
+
+
+def proposed(domain: ControlDomain, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The autoencoder's action, and mean and deviation of its latent."""
+    vae = domain.models["behavior_vae"]
+    mean, log_std = vae.encoder(torch.cat([state, action], -1)).chunk(2, -1)
+    std = log_std.clamp(-4, 15).exp()
+    noise = torch.randn(len(mean), 1, mean.shape[1], generator=domain.generator)[:, 0]
+    return vae.decoder(torch.cat([state, mean + std * noise], -1)).tanh(), mean, std
+
+
+def written_out(domain: ControlDomain, batch: Batch, name: str) -> Tensor:
+    """One of the three losses, mean over the batch, as the paper's appendix and code have it."""
+    state, action = batch.inputs["observation"][:, 0], batch.inputs["action"][:, 0]
+    value = domain.value(state)
+
+    def q(chosen: Tensor) -> Tensor:
+        return domain.q(torch.cat([state, chosen], -1))[0]
+
+    if name == "behavior_vae":
+        action_again, mean, std = proposed(domain, state, action)
+        better = (q(action) > value).float()[:, None]
+        latent = -0.5 * (1 + (std**2).log() - mean**2 - std**2).mean()
+        return (better * (action_again - action) ** 2).mean() + 0.5 * latent
+    if name == "value":
+        following = torch.minimum(batch.next_q.amin(0), batch.next_online_q.amin(0))[:, 0]
+        return (value - (batch.reward[:, 0] + 0.99 * ~batch.terminated[:, 0] * following)).square().mean()
+    own = domain.policy.network(state).tanh()
+    other, _, _ = proposed(domain, state, own)
+    of_recorded, of_other = q(action) - value, q(other) - value
+    target = torch.where((of_other >= of_recorded)[:, None], other, action)
+    counts = ((of_other >= 0) | (of_recorded > 0)).float()[:, None]
+    return -2.5 / q(own).abs().mean().detach() * q(own).mean() + 0.5 * (counts * (own - target) ** 2).mean()
+
+
+@pytest.mark.parametrize("name", ["behavior_vae", "value", "policy"])
+def test_a_step_of_the_whole_method_has_the_papers_loss_and_gradient(name):
+    words = ["method=a2pr", "task=inverted_pendulum", "domain=control", "model.hidden=[16]", "domain.precision=float32"]
+    trainer = build(
+        compose([*words, "task.demonstrations.noise=0.5", "method.regularizers.0.coef=0.5", "out=unused"]), None
+    )
+    domain, method = trainer.domain, trainer.method
+    batch = domain.dataset({"normalize_observation": True}).sample(64).replace(progress=0.0)
+    batch = method.with_divisors(method.prepare(domain.score(batch, method.prepares_with)))
+    parameters = domain.parameters(name)
+    domain.generator.manual_seed(5)
+    ours = method.losses(domain.score(batch, method.differentiates([name])), [name])[name]
+    domain.generator.manual_seed(5)
+    theirs = written_out(domain, batch, name)
+    assert_close(ours, theirs)
+    for mine, exact in zip(torch.autograd.grad(ours, parameters), torch.autograd.grad(theirs, parameters), strict=True):
+        assert_close(mine, exact, atol=1e-6, rtol=1e-4)

@@ -4,10 +4,10 @@ An episode has 1000 steps at the most; without training it has 4 to 26 (a lucky 
 see 20 episodes of the scripted expert with noise of 0.3 or 0.5 on its actions; methods of imitation see clean ones
 beside. What trains in both worlds stands in `tests/both/both_budgets.py`.
 
-`LEAST`: what the last evaluation must reach. Where 300 is asked, seeds 0 and 1 ended between 635 and 1000; where less is,
-the lowest ended at 33 (`pa_rl`, of which 20 is asked), 50 (`a2pr`, 35), 51 (`ddpg`), 52 (`td3`), 57 (`h2o`), 60 (`sac_n`),
-65 (`edac`), 67 (`pmoe`), 75 (`cql`) and above. Symphony has ten times its rate (95 and 118; 23 with its own). IQ-Learn
-offline is not here: it did not get beyond 60 in 3,000 updates.
+`LEAST`: what the last evaluation must reach. Where 300 is asked, seeds 0 and 1 ended between 635 and 1000; where less
+is, the lowest ended at 33 (`pa_rl`, of which 20 is asked), 50 (`a2pr`, 35), 51 (`ddpg`), 52 (`td3`), 57 (`h2o`), 60
+(`sac_n`), 65 (`edac`), 67 (`pmoe`), 75 (`cql`) and above. Symphony has ten times its rate (95, 118; 23 with its own).
+IQ-Learn offline is not here: it did not get beyond 60 in 3,000 updates.
 """
 
 NOISY = "task.demonstrations.noise=0.3"

@@ -187,6 +187,12 @@ def test_a_few_updates_ask_for_the_largest_recorded_return(method, tmp_path):
     assert other.domain.asked.target == 1000.0
 
 
+def test_pairs_of_states_are_drawn_for_goals_only():
+    words = ["method=rvs_r", *SMALL, "method.source.data.relabel={draw: pair}", "out=unused"]
+    with pytest.raises(UserError, match=r"relabel\.draw=pair draws goals"):
+        build(compose(words), None)
+
+
 def test_goals_may_be_asked_of_a_policy_that_looks_back(tmp_path):
     words = ["method=decision_transformer", "task=point_maze", "method.policy.condition=null", "iterations=5"]
     words += [*RUNS["decision_transformer"], "method.source.data.relabel={augment: 0.5, clusters: 10}"]

@@ -170,7 +170,7 @@ def test_choices_have_no_such_model():
         ControlDomain({"env": "CartPole-v1"}, SMALL).build(Requirements(q=QSpec(), models={"behavior_vae": {}}))
 
 
-def proposed(domain: ControlDomain, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def proposed(domain, state, action):
     """The autoencoder's action, and mean and deviation of its latent."""
     vae = domain.models["behavior_vae"]
     mean, log_std = vae.encoder(torch.cat([state, action], -1)).chunk(2, -1)
@@ -179,12 +179,12 @@ def proposed(domain: ControlDomain, state: Tensor, action: Tensor) -> tuple[Tens
     return vae.decoder(torch.cat([state, mean + std * noise], -1)).tanh(), mean, std
 
 
-def written_out(domain: ControlDomain, batch: Batch, name: str) -> Tensor:
+def written_out(domain, batch, name):
     """One of the three losses, mean over the batch, as the paper's appendix and code have it."""
     state, action = batch.inputs["observation"][:, 0], batch.inputs["action"][:, 0]
     value = domain.value(state)
 
-    def q(chosen: Tensor) -> Tensor:
+    def q(chosen):
         return domain.q(torch.cat([state, chosen], -1))[0]
 
     if name == "behavior_vae":

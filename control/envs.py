@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unirl.control.perturb import perturbed
+from unirl.control.sections import section
 from unirl.control.snapshot import Snapshot, restore, snapshot
 from unirl.errors import UserError, unknown
 from unirl.perturbation import flattened
@@ -44,12 +45,12 @@ def make_env(task: Mapping[str, Any], **extra: Any) -> Env:
 
     `task.perturb` changes its physics, see `unirl.control.perturb`. Raises `UserError` for an id that is unknown (with
     near matches) or whose package is not installed, for arguments it refuses, for spaces that the policies cannot
-    handle and for a perturbation that its model does not know.
+    handle, for a perturbation that its model does not know and where either section is no mapping.
     """
     name = task.get("env")
     if not isinstance(name, str) or not name:
         raise UserError("task.env is missing: give a gymnasium id such as Hopper-v5")
-    kwargs = {**(task.get("env_kwargs") or {}), **extra}
+    kwargs = {**section(task, "env_kwargs"), **extra}
     try:
         env: Env = gym.make(name, disable_env_checker=True, **kwargs)
     except gym.error.NamespaceNotFound as error:
@@ -71,24 +72,27 @@ def make_env(task: Mapping[str, Any], **extra: Any) -> Env:
         env = gym.wrappers.FlattenObservation(env)
     if env.spec is None or env.spec.max_episode_steps is None:
         raise UserError(f"environment '{name}' has no time limit; set one: task.env_kwargs.max_episode_steps=1000")
-    return perturbed(env, task.get("perturb"))
+    return perturbed(env, section(task, "perturb"))
 
 
 def simulator_of(task: Mapping[str, Any], real: Env) -> Mapping[str, Any]:
     """The task whose environment roll-outs step: `task` with `task.simulator` laid over it, itself where there is none.
 
     `task.simulator` may hold `env`, `env_kwargs` and `perturb` (which joins what `task.perturb` says). Raises
-    `UserError` for any other key and for a world that shows or takes something of another shape than `real`.
+    `UserError` for any other key, for what is no mapping and for a world that shows or takes something of another
+    shape than `real`.
     """
-    simulator = task.get("simulator")
-    if simulator is None:
+    if task.get("simulator") is None:
         return task
-    if not isinstance(simulator, Mapping):
-        raise UserError(f"task.simulator is {simulator!r}; give a world, for example {{perturb: {{gravity: 2.0}}}}")
+    simulator = section(task, "simulator")
     for key in simulator:
         if key not in SIMULATOR_KEYS:
             raise unknown("key of task.simulator", str(key), SIMULATOR_KEYS)
-    joined = {**flattened(task.get("perturb") or {}), **flattened(simulator.get("perturb") or {})}
+    section(simulator, "env_kwargs", "task.simulator")
+    joined = {
+        **flattened(section(task, "perturb")),
+        **flattened(section(simulator, "perturb", "task.simulator")),
+    }
     world = {**task, **simulator, "perturb": joined}
     with closing(make_env(world)) as made:
         if (made.observation_space.shape, made.action_space) != (real.observation_space.shape, real.action_space):

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unirl.batch import Batch
+from unirl.control.sections import checked
 from unirl.errors import UserError, unknown
 from unirl.memory.pairs import PairDataset
 from unirl.registry import make
@@ -39,13 +40,13 @@ class PreferenceOptions:
 
     @classmethod
     def of(cls, options: Mapping[str, Any] | None) -> "PreferenceOptions":
-        """Read `task.preferences`; raises `UserError` for unknown keys and impossible values."""
+        """Read `task.preferences`; raises `UserError` for unknown keys, other types and impossible values."""
         given = {("origin" if key == "from" else key): value for key, value in (options or {}).items()}
         known = [entry.name for entry in fields(cls)]
         for key in given:
             if key not in known:
                 raise unknown("key of task.preferences", key, ["from" if name == "origin" else name for name in known])
-        made = cls(**given)
+        made = checked(cls, given, "task.preferences")
         if made.origin not in (ROLLOUT, DATA):
             raise unknown("task.preferences.from", str(made.origin), [ROLLOUT, DATA])
         if made.segments < 2 or made.length < 1 or made.group_size < 1:

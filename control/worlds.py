@@ -14,6 +14,7 @@ from unirl.control.asked_return import AskedReturn, ReturnToGo
 from unirl.control.envs import ActionSpace, Array, Env, Envs, make_env, simulator_of
 from unirl.control.normalize import ObservationNormalizer, RewardScaler
 from unirl.control.rollout import Recorder, as_batch, play_episodes, play_segment, row_scores
+from unirl.control.sections import check_sections, reference_score, section
 from unirl.errors import RunWarning, UserError
 from unirl.perturbation import flattened
 
@@ -30,7 +31,8 @@ class Worlds:
     episodes start from this many recurring reset states (None: always new ones); `discount`: of the return whose
     variance scales rewards. Batches are made on `device`.
 
-    Raises `UserError` for an unknown environment, an unsupported action space or a simulator that does not fit.
+    Raises `UserError` for an unknown environment, an unsupported action space, a simulator that does not fit and
+    sections of the task that are no mappings, even those that only a dataset or an evaluation reads.
     """
 
     def __init__(
@@ -45,6 +47,8 @@ class Worlds:
     ) -> None:
         if count < 1 or parallel < 1:
             raise UserError(f"domain.envs and domain.parallel_episodes must be at least 1, got {count}, {parallel}")
+        check_sections(task)
+        self._reference = reference_score(task)
         self.task, self.seed, self.device = task, seed, device
         self.count, self.parallel, self.start_states = count, parallel, start_states
         template = make_env(task)
@@ -109,7 +113,7 @@ class Worlds:
         }
         if played.costs is not None:
             result["cost"] = float(played.costs.mean())
-        normalized = _normalized_score(self.task, result["score"])
+        normalized = _normalized_score(self.task, self._reference, result["score"])
         return result if normalized is None else result | {"normalized_score": normalized}
 
     def stream(self, stream: int, count: int) -> list[int]:
@@ -166,7 +170,7 @@ class Worlds:
 
     def _changed(self, perturb: Mapping[str, Any]) -> dict[str, Any]:
         """The task with its physics changed, above what `task.perturb` says."""
-        own = flattened(self.task.get("perturb") or {})
+        own = flattened(section(self.task, "perturb"))
         return {**self.task, "perturb": {**own, **flattened(perturb)}}
 
     def _copies(self, task: Mapping[str, Any], count: int) -> Envs:
@@ -189,10 +193,11 @@ class Worlds:
         return self._copies(self.task, self.parallel)
 
 
-def _normalized_score(task: Mapping[str, Any], value: float) -> float | None:
-    reference: Mapping[str, float] | None = task.get("reference_score")
+def _normalized_score(task: Mapping[str, Any], reference: tuple[float, float] | None, value: float) -> float | None:
+    """A return in percent between the task's own reference scores, else between D4RL's, where it has any."""
     if reference is None:
         from unirl.control.data.scores import normalized_score
 
         return normalized_score(str(task["env"]), value)
-    return 100.0 * (value - reference["random"]) / (reference["expert"] - reference["random"])
+    random, expert = reference
+    return 100.0 * (value - random) / (expert - random)

@@ -12,9 +12,11 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
 
 from unirl import __version__
+from unirl.commands.announced import summary_of
 from unirl.commands.extras import hint_for
 from unirl.commands.interruption import TrainingInterruptedError
 from unirl.commands.parser import Parser
+from unirl.commands.screen import warnings_in_one_line
 from unirl.errors import UserError, unknown
 
 COMMANDS = {  # name -> (module, summary)
@@ -24,6 +26,7 @@ COMMANDS = {  # name -> (module, summary)
     "compare": ("unirl.commands.compare", "train methods x domains x seeds and report on them"),
     "report": ("unirl.commands.report", "make a report from run folders"),
     "methods": ("unirl.commands.methods", "list every method: paper, parts, domains"),
+    "tasks": ("unirl.commands.tasks", "list every task: domain, environment, what is to be done"),
     "parts": ("unirl.commands.parts", "list the parts that methods are made of, with their hyper-parameters"),
     "doctor": (
         "unirl.commands.doctor",
@@ -37,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     try:
-        code = dispatch([text for text in given if text != "--debug"])
+        with warnings_in_one_line():
+            code = dispatch([text for text in given if text != "--debug"])
         sys.stdout.flush()
         return code
     except TrainingInterruptedError as interruption:
@@ -89,7 +93,7 @@ def overview() -> str:
     lines = ["Train robots and language models with the same reinforcement-learning algorithms.", "", "commands:"]
     lines += [f"  {name:<10}{summary}" for name, (_, summary) in COMMANDS.items()]
     for name, entry in announced_commands().items():
-        lines.append(f"  {name:<10}(from {entry.module.rpartition('.')[0]})")
+        lines.append(f"  {name:<10}{summary_of(entry)}")
     lines += [
         "",
         "`unirl COMMAND --help` explains a command and shows examples; `--debug` shows tracebacks.",

@@ -24,6 +24,7 @@ from unirl.errors import UserError, unknown
 from unirl.registry import part_class
 
 GROUPS = ("method", "domain", "task", "model")
+LISTED_BY = {"method": "unirl methods", "task": "unirl tasks"}
 # Sections whose keys are checked by whoever reads them: parts know their hyper-parameters, a simulator its options.
 OPEN_SECTIONS = (
     "method", "domain.engine", "task.data_options", "task.env_kwargs", "task.demonstrations", "task.preferences",
@@ -54,7 +55,7 @@ def compose(overrides: Sequence[str]) -> dict[str, Any]:
         _apply(config, key, value, adds)
     if config.evaluation_episodes is None:
         config.evaluation_episodes = config.domain.get("evaluation_episodes", 10)
-    _check_counts(config)
+    _check_top_level(config)
     if config.out is None:
         config.out = f"out/{config.method.name}/{config.task.name.replace('/', '-')}/seed_{config.seed}"
     return _plain(config)
@@ -70,14 +71,26 @@ def _default_task(groups: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return group_config("task", groups["domain"]["default_task"])
 
 
-COUNTS = ("seed", "evaluations", "evaluation_episodes", "checkpoints", "logs", "threads")
+# Whole numbers at the top level with the least that they may be; a budget may be null.
+LEAST = {"seed": 0, "evaluations": 0, "evaluation_episodes": 1, "checkpoints": 0, "logs": 1, "threads": 1}
+BUDGETS = {"samples": 1, "iterations": 1}
+TEXTS = {"out": "a folder", "init": "a run folder", "device": "a device such as cpu or cuda"}
 
 
-def _check_counts(config: Any) -> None:
-    for key in COUNTS:
+def _check_top_level(config: Any) -> None:
+    """Take 1e3 for 1000; raises `UserError` for a value of a wrong type or below what makes sense."""
+    for key, least in (LEAST | BUDGETS).items():
         value = config[key]
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise UserError(f"{key} is {value!r}; it must be a whole number that is not negative")
+        if isinstance(value, float) and value.is_integer():
+            value = config[key] = int(value)
+        whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
+        if not whole and (value is not None or key not in BUDGETS):
+            raise UserError(f"{key} is {value!r}; it must be a whole number of at least {least}")
+    for key, what in TEXTS.items():
+        if config[key] is not None and not isinstance(config[key], str):
+            raise UserError(f"{key} is {config[key]!r}; give {what}")
+    if not isinstance(config.plugins, ListConfig | None):
+        raise UserError(f"plugins is {config.plugins!r}; give a list of modules: 'plugins=[my_parts]'")
 
 
 def choices(group: str) -> list[str]:
@@ -97,7 +110,7 @@ def group_config(group: str, name: str) -> dict[str, Any]:
     if path.suffix in (".yaml", ".yml"):
         return {"name": path.stem, **_read_yaml(path, group)}
     if name not in choices(group):
-        raise unknown(group, name, choices(group), see="unirl methods" if group == "method" else "")
+        raise unknown(group, name, choices(group), see=LISTED_BY.get(group, ""))
     return copy.deepcopy(_shipped(group, name))
 
 
@@ -145,7 +158,7 @@ def _split(overrides: Sequence[str]) -> tuple[dict[str, str], list[tuple[str, An
         if not equals or not key.strip("+~"):
             raise UserError(f"'{text}' is not key=value (for example seed=3 or method.update.lr=1e-4)")
         if key in GROUPS:
-            chosen[key] = raw
+            chosen[key] = _one_name(key, raw)
             continue
         try:
             parsed = OverridesParser.create().parse_override(text)
@@ -155,6 +168,15 @@ def _split(overrides: Sequence[str]) -> tuple[dict[str, str], list[tuple[str, An
             raise UserError(f"'{text}' asks for several values; use --multirun or `unirl compare`")
         values.append((parsed.key_or_group, parsed.value(), parsed.is_add() or parsed.is_force_add()))
     return chosen, values
+
+
+def _one_name(group: str, given: str) -> str:
+    """The name, or path, of a group's file; raises `UserError` for a list of them."""
+    listed = given.strip("[]")
+    if given.endswith((".yaml", ".yml")) or not ("," in given or given.startswith("[")):
+        return given
+    several = f"`unirl compare '{group}=[{listed}]'`" if group != "model" else f"`--multirun {group}={listed}`"
+    raise UserError(f"{group}={given} names several; a run has one, {several} trains each")
 
 
 def values_of(arguments: Sequence[str]) -> dict[str, Any]:
@@ -198,7 +220,21 @@ def _fill_budget(config: Any, groups: Mapping[str, Mapping[str, Any]]) -> None:
             config[key] = budget[key]
 
 
+def _check_entries(config: Any, key: str) -> None:
+    """Raise `UserError` for a key below a list that names none of its entries: `method.critic.9`."""
+    node, names = config, key.split(".")
+    for depth, name in enumerate(names):
+        if isinstance(node, ListConfig) and not (name.isdigit() and int(name) < len(node)):
+            above = ".".join(names[:depth])
+            has = f"it has {', '.join(f'{above}.{i}' for i in range(len(node)))}" if node else "it is empty"
+            raise UserError(f"cannot set '{key}': {above} is a list without an entry '{name}'; {has}")
+        if not isinstance(node, DictConfig | ListConfig):
+            return
+        node = node[int(name)] if isinstance(node, ListConfig) else node.get(name)
+
+
 def _apply(config: Any, key: str, value: Any, adds: bool) -> None:
+    _check_entries(config, key)
     parent, _, leaf = key.rpartition(".")
     try:
         node = OmegaConf.select(config, parent) if parent else config
@@ -210,7 +246,8 @@ def _apply(config: Any, key: str, value: Any, adds: bool) -> None:
     if isinstance(node, DictConfig) and leaf not in node and not adds and not open_section:
         raise unknown("key", key, _keys(config))
     try:
-        OmegaConf.update(config, key, value, force_add=True)
+        listed = isinstance(OmegaConf.select(config, key), ListConfig)  # is replaced, by a mapping too
+        OmegaConf.update(config, key, value, merge=not listed, force_add=True)
     except (OmegaConfBaseException, ValueError, IndexError, TypeError) as error:
         raise UserError(f"cannot set '{key}' to {value!r}: {_one_line(error)}") from error
 

@@ -22,6 +22,23 @@ KEYS = frozenset(
 )
 
 
+SECTIONS = {"source": "{name: online, rows: 2048}", "update": "{name: adam, lr: 3e-4}"}  # with examples
+
+# Fields that a domain reads off the networks which a method's critics require.
+OF_Q = frozenset(
+    {
+        *("q", "q_first", "q_std", "q_data", "q_data_std", "next_q", "next_q_std", "next_online_q", "target_q_data"),
+        *("next_target_q_pred", "expert_q"),
+    }
+)
+OF_VALUE = frozenset(
+    {
+        *("value", "next_value", "target_value", "next_target_value"),
+        *("value_pred", "value_pred_std", "next_value_pred"),
+    }
+)
+
+
 @dataclass(frozen=True)
 class Term:
     """A regularizer and its strength: the loss gains `coefficient * penalty`."""
@@ -60,6 +77,8 @@ class Method:
         for key in config:
             if key not in KEYS:
                 raise unknown("method key", key, KEYS, see="docs/design.md")
+        for key in SECTIONS:
+            section(config, key)
         name = str(config.get("name", "method"))
         allowed = config.get("domains") or [info.name]
         if info.name not in allowed:
@@ -81,6 +100,7 @@ class Method:
         )
         method._check_domain(info)
         method._check_anchors()
+        method._check_critics()
         return method
 
     @property
@@ -276,6 +296,31 @@ class Method:
                         f"method '{self.name}': {part.registered_kind} '{part.registered_name}' needs the anchor "
                         f"'{anchor}'; add `anchors: {{{anchor}: {{}}}}` (or `{{every: 1}}`) to the method"
                     )
+
+    def _check_critics(self) -> None:
+        """Raise `UserError` for a part that reads a critic's values where no part asks for such a critic."""
+        needed = self.requirements
+        missing = [("an action-value critic", "q", OF_Q)] if needed.q is None else []
+        missing += [("a state-value critic", "v", OF_VALUE)] if needed.value is None else []
+        for part in self.parts:
+            for what, name, fields in missing:
+                if not fields.isdisjoint(_reads(part)):
+                    how = (
+                        f"add {{name: {name}}} to method.critic" if self.critics else f"method.critic={{name: {name}}}"
+                    )
+                    raise UserError(
+                        f"method '{self.name}': {part.registered_kind} '{part.registered_name}' needs {what}: {how}"
+                    )
+
+
+def section(method: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """A section of a method's configuration as a dict, `adam` as `{name: adam}`; raises `UserError` for a number."""
+    given = method.get(key)
+    if isinstance(given, str):
+        return {"name": given}
+    if given is not None and not isinstance(given, Mapping):
+        raise UserError(f"method.{key} is {given!r}; give a mapping such as {SECTIONS[key]}, or a name")
+    return dict(given or {})
 
 
 def _reads(part: Any) -> tuple[str, ...]:

@@ -13,6 +13,17 @@ from unirl.errors import UserError, unknown
 T = TypeVar("T", bound=type)
 
 _PARTS: dict[str, dict[str, type]] = {}
+# Numbers that mean the same in every part of their kind: (kind, name) -> whether a value makes sense, and which do.
+RANGES: dict[tuple[str, str], tuple[Callable[[float], bool], str]] = {
+    ("critic", "heads"): (lambda value: value >= 1, "at least 1"),
+    ("critic", "tau"): (lambda value: 0 < value <= 1, "above 0 and at most 1"),
+    ("critic", "gamma"): (lambda value: 0 <= value <= 1, "0 to 1"),
+    ("advantage", "gamma"): (lambda value: 0 <= value <= 1, "0 to 1"),
+    ("advantage", "lam"): (lambda value: 0 <= value <= 1, "0 to 1"),
+    ("objective", "gamma"): (lambda value: 0 <= value <= 1, "0 to 1"),
+    ("objective", "clip_low"): (lambda value: value >= 0, "0 or more"),
+    ("objective", "clip_high"): (lambda value: value >= 0, "0 or more"),
+}
 _METHODS_THAT_READ_A_BATCH = ("__call__", "target", "loss")
 
 
@@ -47,12 +58,26 @@ def make(kind: str, name: str, **hyper: Any) -> Any:
     for key in hyper:
         if key not in known and not takes_any:
             raise unknown(f"hyper-parameter of {kind} '{name}'", key, known, see=f"unirl parts {kind}")
-        if key in known and known[key].annotation in (int, float) and not isinstance(hyper[key], int | float):
-            raise UserError(f"{kind} '{name}': {key} is {hyper[key]!r}; it must be a number")
+        if key in known:
+            hyper[key] = _sensible(kind, name, key, hyper[key], known[key].annotation)
     try:
         return cls(**hyper)
     except (TypeError, ValueError) as error:
         raise UserError(f"{kind} '{name}': {error}") from error
+
+
+def _sensible(kind: str, name: str, key: str, value: Any, annotation: Any) -> Any:
+    """The hyper-parameter, 2.0 as 2 where a whole number is wanted; raises `UserError` for what makes no sense."""
+    if annotation in (int, float) and not isinstance(value, int | float):
+        raise UserError(f"{kind} '{name}': {key} is {value!r}; it must be a number")
+    if annotation is int and isinstance(value, float):
+        if not value.is_integer():
+            raise UserError(f"{kind} '{name}': {key} is {value!r}; it must be a whole number")
+        value = int(value)
+    makes_sense, which = RANGES.get((kind, key), (None, ""))
+    if makes_sense is not None and isinstance(value, int | float) and not makes_sense(value):
+        raise UserError(f"{kind} '{name}': {key} is {value!r}; {which}")
+    return value
 
 
 def part_class(kind: str, name: str) -> type:

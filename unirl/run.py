@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 import yaml
+from torch.nn import Parameter
 
-from unirl.domain import Domain, role_of
+from unirl.domain import Domain, DomainInfo, role_of
 from unirl.errors import RunWarning, UserError
-from unirl.method import Method
+from unirl.method import Method, section
 from unirl.optim import make_update
 from unirl.registry import make
 from unirl.trainer import generators
@@ -31,6 +32,7 @@ from unirl.trainer.loop import Schedule, Trainer
 from unirl.trainer.progress import ProgressSink, SilentProgress
 
 SECTIONS = ("method", "domain", "task", "model", "seed")  # without these a configuration cannot be built
+PASSES = ("epochs", "minibatches")  # keys of the `update` section that say how a batch is gone through
 PACKAGES = ("unirl", "torch", "tensordict", "gymnasium", "mujoco", "transformers", "peft", "numpy")
 
 
@@ -129,32 +131,52 @@ def build(config: Mapping[str, Any], progress: ProgressSink | None) -> Trainer:
     method = Method.from_config(method_config, domain.info)
     domain.build(method.requirements)
     if config.get("init"):
-        with _fitting(Path(config["init"])):
-            domain.start_from(_domain_state(Path(config["init"])))
-    source_config = method_config.get("source") or {"name": "online"}
-    source_config = {"name": source_config} if isinstance(source_config, str) else dict(source_config)
+        _start_from(Path(config["init"]), domain, config)
+    source_config, update_config = section(method_config, "source"), _update_of(method_config)
     source = make("source", source_config.pop("name", "online"), **source_config)
     source.start(domain, int(config["seed"]))
-    update_config = dict(method_config.get("update") or {})
     if method.constraints and not update_config.get("gradient"):
         raise UserError(
             f"method '{method.name}' has constraints ({', '.join(method.constraints)}), which only a gradient rule can "
             "hold; set method.update.gradient=trust_region"
         )
-    epochs, parts = (_count(update_config, key) for key in ("epochs", "minibatches"))
     parameters = {name: domain.parameters(role_of(name)) or method.parameters(name) for name in method.losses_in_order}
-    budget: dict[str, Any] = {key: config.get(key) for key in ("samples", "iterations")}
-    counts = {key: int(config[key]) for key in ("evaluations", "evaluation_episodes", "checkpoints", "logs")}
     return Trainer(
         domain=domain,
         method=method,
         source=source,
         update=make_update(update_config, parameters),
-        schedule=Schedule(**budget, **counts, epochs=epochs, minibatches=parts),
+        schedule=_schedule(config),
         folder=Path(config["out"]),
         progress_sink=progress or SilentProgress(),
         seed=int(config["seed"]),
     )
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Raise the `UserError` that `build` would raise for what can be known without the domain, which is not made.
+
+    Not for a method with plugins: their parts are known only in the processes that import them.
+    """
+    _schedule(config)
+    if config.get("plugins"):
+        return
+    info = DomainInfo(config["domain"]["name"], config["task"]["name"], True, 0.0, "samples")
+    method = Method.from_config(config["method"], info)
+    make_update(_update_of(config["method"]), {name: [Parameter(torch.zeros(1))] for name in method.losses_in_order})
+
+
+def _update_of(method: Mapping[str, Any]) -> dict[str, Any]:
+    """The `update` section without what the schedule takes from it."""
+    return {key: value for key, value in section(method, "update").items() if key not in PASSES}
+
+
+def _schedule(config: Mapping[str, Any]) -> Schedule:
+    update = section(config["method"], "update")
+    passes = {key: _count(update, key) for key in PASSES}
+    budget: dict[str, Any] = {key: config.get(key) for key in ("samples", "iterations")}
+    counts = {key: int(config[key]) for key in ("evaluations", "evaluation_episodes", "checkpoints", "logs")}
+    return Schedule(**budget, **counts, **passes)
 
 
 @contextmanager
@@ -170,6 +192,29 @@ def _fitting(folder: Path) -> Iterator[None]:
             f"the checkpoint of {folder} does not fit this configuration ({reason}); was it changed, or was the "
             f"checkpoint written by another version of unirl?"
         ) from error
+
+
+def _start_from(folder: Path, domain: Domain, config: Mapping[str, Any]) -> None:
+    """Take over a run's policy; raises `UserError`, with both kinds of policy, where they are of different methods."""
+    with _fitting(folder):
+        state = _domain_state(folder)
+        try:
+            domain.start_from(state)
+        except UserError as error:
+            theirs, ours = _policy_of(read_config(folder)), _policy_of(config)
+            if theirs == ours:
+                raise
+            raise UserError(
+                f"init={folder}: its policy ({theirs}) does not fit this run's ({ours}); give a run with the same kind "
+                "of policy, task and model"
+            ) from error
+
+
+def _policy_of(config: Mapping[str, Any]) -> str:
+    """Which policy a configuration asks for, in words: the method's, else the model's."""
+    given = config["method"].get("policy") or config["model"].get("policy", "auto")
+    kind = given["name"] if isinstance(given, Mapping) else given
+    return f"method {config['method'].get('name')}, policy {kind}"
 
 
 def _domain_state(folder: Path) -> Any:
@@ -201,8 +246,8 @@ def _make_domain(config: Mapping[str, Any]) -> Domain:
 _NOT_OPTIONS = ("_target_", "name", "by_source", "default_task", "default_model", "evaluation_episodes")
 
 
-def _count(update: dict[str, Any], key: str) -> int:
-    value = update.pop(key, 1)
+def _count(update: Mapping[str, Any], key: str) -> int:
+    value = update.get(key, 1)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise UserError(f"method.update.{key} is {value!r}; it must be a whole number of at least 1")
     return value

@@ -56,13 +56,17 @@ def random_policy(environment: Env, seed: int) -> PolicyFunction:
     return lambda observation: generator.standard_normal((len(observation), *space.shape))
 
 
-def run_policy(folder: Path | str) -> PolicyFunction:
-    """The policy of a run's newest checkpoint, sampled; raises `UserError` where `folder` holds no control run."""
+def run_policy(folder: Path | str, environment: Env) -> PolicyFunction:
+    """The policy of a run's newest checkpoint, sampled.
+
+    Raises `UserError` where `folder` holds no control run, and where it was trained on other observations or actions.
+    """
     trainer = load(folder)
     domain: Any = trainer.domain
     if domain.info.name != "control":
         raise UserError(f"{folder} is a run of domain '{domain.info.name}'; data is collected from control runs")
     domain.check_acts_on_observations_alone()
+    _check_same_sizes(domain, environment)
     actor = PolicyActor(domain.policy, domain.generator, domain.device)
 
     def act(observation: Array) -> Array:
@@ -70,6 +74,19 @@ def run_policy(folder: Path | str) -> PolicyFunction:
         return np.asarray(domain.actions.to_env(actor(normal, np.arange(len(observation)))[0]))
 
     return act
+
+
+def _check_same_sizes(domain: Any, environment: Env) -> None:
+    """Raise `UserError` where a run's policy sees or does another number of things than the environment offers."""
+    spaces: Any = environment.observation_space, environment.action_space
+    there, here = (domain.observation_size, domain.actions.size), tuple(space.shape[0] for space in spaces)
+    if domain.actions.discrete or there != here:
+        name = environment.spec.id if environment.spec is not None else type(environment.unwrapped).__name__
+        kind = "choices" if domain.actions.discrete else "actions"
+        raise UserError(
+            f"the run was trained on {domain.info.task} ({there[0]} observations, {there[1]} {kind}); {name} has "
+            f"{here[0]} observations and {here[1]} actions"
+        )
 
 
 def policy_function(policy: str | PolicyFunction, environment: Env, seed: int = 0) -> PolicyFunction:
@@ -82,7 +99,7 @@ def policy_function(policy: str | PolicyFunction, environment: Env, seed: int = 
     if policy == "random":
         return random_policy(environment, seed)
     if Path(policy).expanduser().is_dir():
-        return run_policy(Path(policy).expanduser())
+        return run_policy(Path(policy).expanduser(), environment)
     if Path(policy).suffix == ".zip":
         return SB3Policy(policy)
     if policy in names("expert"):

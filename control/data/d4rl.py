@@ -14,13 +14,14 @@ import h5py
 import numpy as np
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from unirl.control.data.transitions import Bools, Transitions, check_finite, chunks
+from unirl.control.data.transitions import Bools, Transitions, as_float32, check_finite, chunks
 from unirl.errors import UserError, unknown
 
 ADDRESS = "http://rail.eecs.berkeley.edu/datasets/offline_rl"  # as in d4rl/infos.py
 MEMMAP_ABOVE = 2_000_000_000
 
 _REQUIRED = ("observations", "actions", "rewards", "terminals")
+_KEYS = (*_REQUIRED, "timeouts", "next_observations")
 _TIMEOUT_SECONDS = 30.0
 
 Allocate = Callable[[str, tuple[int, ...], Any], Any]
@@ -146,23 +147,25 @@ def _check_layout(file: h5py.File, path: Path, rewards: bool) -> None:
         missing.remove("rewards")
     if missing == ["rewards"]:
         raise UserError(
-            f"{path.name} records no rewards, which this method learns from; imitation (method=recoil, smodice, "
-            "iq_learn_offline, or bc with method.source.data.rewards=false) does without"
+            f"{path.name} records no rewards, which this method learns from; imitation (method=bc, recoil, smodice, "
+            "iq_learn_offline) does without"
         )
     if missing:
         found = ", ".join(sorted(file)) or "nothing"
         raise UserError(f"{path.name}: key '{missing[0]}' is missing, D4RL's layout has it; the file holds {found}")
-    count = file["observations"].shape[0] if file["observations"].ndim else 0
+    present = [key for key in _KEYS if key in file]
+    for key in present:
+        if not isinstance(file[key], h5py.Dataset) or not file[key].shape:  # a group, one number, or nothing
+            raise UserError(f"{path.name}: {key} is no array; one entry for each row is needed")
+    count = file["observations"].shape[0]
     if count == 0:
         raise UserError(f"{path.name} holds no transitions")
-    for key in (*_REQUIRED, "timeouts", "next_observations"):
-        if key in file and file[key].shape[0] != count:
+    for key in present:
+        if file[key].shape[0] != count:
             raise UserError(f"{path.name}: {key} has {file[key].shape[0]:,} rows, observations has {count:,}")
-    for key in (*_REQUIRED, "timeouts", "next_observations"):
-        if key in file and file[key].dtype.kind not in "biuf":
+        if file[key].dtype.kind not in "biuf":
             raise UserError(f"{path.name}: {key} are not numbers but {file[key].dtype}")
-    for key in ("rewards", "terminals", "timeouts"):
-        if key in file and file[key].size != count:
+        if key in ("rewards", "terminals", "timeouts") and file[key].size != count:
             raise UserError(f"{path.name}: {key} has shape {file[key].shape}; one number for each row is needed")
     for key in ("observations", "actions"):
         if file[key].ndim != 2:
@@ -204,12 +207,12 @@ def _values(file: h5py.File, key: str, rows: slice) -> Any:
     if key == "rewards" and key not in file:
         return np.zeros(rows.stop - rows.start, dtype=np.float32)
     if key == "rewards":
-        return file[key][rows].reshape(-1).astype(np.float32)
+        return as_float32(file[key][rows].reshape(-1))
     if key in file:
-        return file[key][rows].astype(np.float32)
-    after = file["observations"][rows.start + 1 : rows.stop + 1].astype(np.float32)
+        return as_float32(file[key][rows])
+    after = as_float32(file["observations"][rows.start + 1 : rows.stop + 1])
     if len(after) < rows.stop - rows.start:  # the last row of all: its next observation is unknown
-        after = np.concatenate([after, file["observations"][-1:].astype(np.float32)])
+        after = np.concatenate([after, as_float32(file["observations"][-1:])])
     return after
 
 
@@ -231,10 +234,14 @@ def _boundaries(file: h5py.File) -> tuple[Bools, Bools, Bools]:
 
 
 def _flags(file: h5py.File, key: str) -> Bools:
-    """A key as one flag for each row; raises `UserError` for NaN, which is neither."""
+    """A key as one flag for each row; raises `UserError` for a number other than 0 and 1."""
     values = file[key][:].reshape(-1)
-    check_finite(values, key.removesuffix("s"), Path(file.filename).name)
+    what, where = key.removesuffix("s"), Path(file.filename).name
+    check_finite(values, what, where)
     flags: Bools = values.astype(bool)
+    if (values != flags).any():
+        row = int(np.argmax(values != flags))
+        raise UserError(f"{where} row {row:,}: {what} is {values[row]:g}; 0 or 1 is needed")
     return flags
 
 

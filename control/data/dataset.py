@@ -1,7 +1,7 @@
 """Recorded transitions as a dataset that a method can draw batches from."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ from unirl.control.data.transitions import (
     episode_bounds,
     normalized_actions,
 )
-from unirl.errors import UserError, unknown
+from unirl.control.sections import checked, section
+from unirl.errors import UserError
 
 STD_FLOOR = 1e-3  # added to the standard deviation of observations (TD3+BC)
 RETURN_RANGE = 1000.0  # IQL scales locomotion rewards to this range of returns
@@ -72,12 +73,25 @@ class DataOptions:
 
     @classmethod
     def of(cls, options: Mapping[str, Any] | None) -> "DataOptions":
-        """From `task.data_options`; raises `UserError` for an unknown name."""
-        known = [field.name for field in fields(cls)]
-        for name in options or {}:
-            if name not in known:
-                raise unknown("key of task.data_options", name, known)
-        return cls(**(options or {}))
+        """From `task.data_options`; raises `UserError` for an unknown name and a value of another type."""
+        return checked(cls, options or {}, "task.data_options")
+
+    @property
+    def reads_rewards(self) -> bool:
+        """Whether the recording must hold rewards: the method learns from them, or from returns made of them."""
+        return self.rewards or self.normalize_reward or self.gamma is not None or self.ask is not None
+
+
+@dataclass(frozen=True)
+class Demonstrations:
+    """How many episodes `task.expert` plays where there is no recorded data (`task.demonstrations`).
+
+    `noise`: a standard deviation in units of the action half-range; `env_kwargs` are laid over the task's.
+    """
+
+    episodes: int = 20
+    noise: float = 0.0
+    env_kwargs: Mapping[str, Any] | None = None
 
 
 class TransitionDataset:
@@ -282,15 +296,14 @@ def load_dataset(task: Mapping[str, Any], *, seed: int, domain: Any) -> Transiti
     """The recorded data of a control task.
 
     `task["data"]`: a D4RL-layout file, `d4rl/<name>` for a public D4RL dataset, a Minari id or folder, or null, in
-    which case `task["expert"]` names a scripted expert that demonstrates (`task["demonstrations"]`: `episodes`, default
-    20, `noise`, a standard deviation in units of the action half-range, default 0, and `env_kwargs` laid over the
-    task's). `domain` offers `set_observation_statistics(mean, std)` [O], called when observations are normalised.
+    which case `task["expert"]` names a scripted expert that demonstrates (`task["demonstrations"]`: `Demonstrations`).
+    `domain` offers `set_observation_statistics(mean, std)` [O], called when observations are normalised.
 
     Raises `UserError` where there is no data and where it does not fit the environment.
     """
     from unirl.control.data.presentation import presentation
 
-    options, env = DataOptions.of(task.get("data_options")), str(task["env"])
+    options, env = DataOptions.of(section(task, "data_options")), str(task["env"])
     environment = make_continuous(task)
     states: Any = environment.observation_space
     actions: Any = environment.action_space
@@ -311,18 +324,18 @@ def load_dataset(task: Mapping[str, Any], *, seed: int, domain: Any) -> Transiti
 
 def _recorded(task: Mapping[str, Any], environment: Any, options: DataOptions, seed: int) -> Transitions:
     if task.get("data") is not None:
-        return read_data(str(task["data"]), options.memmap_above, options.rewards)
+        return read_data(str(task["data"]), options.memmap_above, options.reads_rewards)
     if task.get("expert") is None:
         raise UserError(
             f"task {task['env']} has no recorded data; give it with task.data=FILE.hdf5, "
             "task.data=d4rl/hopper-medium-v2 or a Minari id such as task.data=mujoco/hopper/medium-v0"
         )
-    wanted = {"episodes": 20, "noise": 0.0, **(task.get("demonstrations") or {})}
-    if wanted.get("env_kwargs"):
-        own = {**(task.get("env_kwargs") or {}), **wanted["env_kwargs"]}
+    wanted = checked(Demonstrations, section(task, "demonstrations"), "task.demonstrations")
+    if wanted.env_kwargs:
+        own = {**section(task, "env_kwargs"), **wanted.env_kwargs}
         environment = make_continuous({**task, "env_kwargs": own})
     expert = policy_function(str(task["expert"]), environment, seed)
-    return gather(environment, expert, episodes=int(wanted["episodes"]), noise=float(wanted["noise"]), seed=seed)
+    return gather(environment, expert, episodes=wanted.episodes, noise=wanted.noise, seed=seed)
 
 
 def read_data(source: str, memmap_above: int = MEMMAP_ABOVE, rewards: bool = True) -> Transitions:

@@ -1,7 +1,7 @@
 """Goals in hindsight: what a recorded decision turned out to lead to, in its own episode or spliced with another."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium as gym
@@ -14,6 +14,7 @@ from torch import Tensor
 from unirl.batch import Batch
 from unirl.control.data.dataset import DataOptions, TransitionDataset
 from unirl.control.data.transitions import Floats, Transitions
+from unirl.control.sections import checked
 from unirl.errors import UserError, unknown
 
 VARIANTS = ("paper", "released")
@@ -47,12 +48,8 @@ class Relabel:
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> "Relabel":
-        """From the configuration; raises `UserError` for an unknown name."""
-        known = [field.name for field in fields(cls)]
-        for name in options:
-            if name not in known:
-                raise unknown("key of relabel", name, known)
-        return cls(**options)
+        """From the configuration; raises `UserError` for an unknown name and a value of another type."""
+        return checked(cls, options, "relabel")
 
 
 @dataclass(frozen=True)
@@ -179,7 +176,8 @@ class GoalColumns:
         width = environment.observation_space.shape[0]
         if given is None:
             return cls._named(environment)
-        if set(given) != {"achieved", "desired"}:
+        named = isinstance(given, Mapping) and set(given) == {"achieved", "desired"}
+        if not named or not all(map(_counts, given.values())):
             raise UserError("task.data_options.goal_columns reads {achieved: [0, 1], desired: [4, 5]}")
         made = cls(tuple(given["achieved"]), tuple(given["desired"]))
         if not made.achieved or len(made.achieved) != len(made.desired) or max(made.achieved + made.desired) >= width:
@@ -262,6 +260,11 @@ class GoalDataset(TransitionDataset):
             inputs[name] = _with_columns(inputs[name], self._desired, goal)
         reached = (self.hindsight.state_of(index) + 1 == state.unsqueeze(1)) & mask
         return batch.replace(inputs=inputs, reward=reached.float(), terminated=reached)
+
+
+def _counts(columns: Any) -> bool:
+    """Whether these are whole numbers from 0 on."""
+    return isinstance(columns, list | tuple) and all(type(column) is int and column >= 0 for column in columns)
 
 
 def _with_columns(values: Tensor, columns: Sequence[int], content: Tensor) -> Tensor:

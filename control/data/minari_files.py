@@ -12,7 +12,7 @@ import numpy as np
 from minari.data_collector import EpisodeBuffer
 
 from unirl.control.data.scores import reference_scores
-from unirl.control.data.transitions import Transitions, check_finite, episode_bounds
+from unirl.control.data.transitions import Transitions, as_float32, check_finite, episode_bounds
 from unirl.errors import UserError
 
 _ID = re.compile(r"([\w-]+/)*[\w-]+-v\d+")
@@ -79,9 +79,11 @@ def _transitions(dataset: Any, where: str) -> Transitions:
     if not columns["rewards"]:
         raise UserError(f"{where} holds no episodes")
     flags = ("terminals", "timeouts")
-    data = Transitions(
-        **{key: np.concatenate(parts).astype(bool if key in flags else np.float32) for key, parts in columns.items()}
-    )
+    joined = {key: np.concatenate(parts) for key, parts in columns.items()}
+    typed: dict[str, Any] = {
+        key: each.astype(bool) if key in flags else as_float32(each) for key, each in joined.items()
+    }
+    data = Transitions(**typed)
     for key in ("observations", "actions", "rewards", "next_observations"):
         check_finite(getattr(data, key), key.removesuffix("s"), where)
     return data

@@ -23,7 +23,7 @@ def presentation(
         if pieces and (options.relabel or {}).get("augment"):
             raise UserError("relabel.augment splices the returns of single decisions, not of a policy that looks back")
         if (options.relabel or {}).get("draw", "decision") != "decision":
-            raise UserError("relabel.draw=pair draws goals; rows with a return to ask for are drawn decision by decision")
+            raise UserError("relabel.draw=pair draws goals; rows with a return to ask for are drawn one by one")
         return data, partial(SequenceDataset if pieces else ReturnDataset, horizon=horizon)
     if options.relabel is not None:
         columns = GoalColumns.of(options.goal_columns, environment)

@@ -24,14 +24,15 @@ class SequenceDataset(TransitionDataset):
         super().__init__(data if options.ask is None else with_returns(data, options.ask, horizon), options, **rest)
 
     def sample(self, n: int) -> Batch:
-        """`n` pieces, right-padded; `score` is the return within."""
+        """`n` pieces, right-padded; `score` is the return within, where the batch holds rewards."""
         context = self.options.context or 1
         first = torch.randint(len(self), (n,), generator=self._generator).numpy()
         episode = np.searchsorted(self._starts, first, side="right") - 1
         lengths = np.minimum(self._starts[episode] + self._lengths[episode] - first, context)
         batch = self._spans(first, lengths, np.zeros(n))
         time = torch.from_numpy(first - self._starts[episode])[:, None] + torch.arange(batch.mask.shape[1])
-        return batch.replace(inputs={"time": time * batch.mask}, score=batch.reward.sum(-1))
+        score = batch.reward.sum(-1) if "reward" in batch else None
+        return batch.replace(inputs={"time": time * batch.mask}, score=score)
 
 
 class GoalSequenceDataset(SequenceDataset, GoalDataset):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +49,12 @@ def chunks(count: int) -> Iterator[slice]:
     """Consecutive slices of at most `CHUNK` rows."""
     for start in range(0, count, CHUNK):
         yield slice(start, min(start + CHUNK, count))
+
+
+def as_float32(values: NDArray[Any]) -> Floats:
+    """The numbers in single precision; what is too large for it becomes infinite, as `check_finite` will say."""
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)
 
 
 def check_finite(values: Floats, what: str, where: str, first_row: int = 0) -> None:

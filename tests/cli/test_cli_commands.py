@@ -1,16 +1,18 @@
 import json
 import sys
 import types
+import warnings
 from importlib.metadata import EntryPoint
 
 import pytest
 
 from unirl import cli
 from unirl.commands import train as train_command
+from unirl.commands.announced import summary_of
 from unirl.commands.methods import record as method_record
 from unirl.commands.parts import hyper_parameters
 from unirl.config import choices
-from unirl.errors import UserError
+from unirl.errors import RunWarning, UserError
 from unirl.objectives.clipped import PPOClip
 
 
@@ -33,7 +35,7 @@ def stderr_of(capsys, *arguments):
         (["train", "ppo"], "did you mean method=ppo?"),
         (["train", "method=pppo"], "unknown method 'pppo' (did you mean ppo"),
         (["train", "seed=1,2"], "--multirun"),
-        (["eval"], "the following arguments are required: RUN"),
+        (["eval"], "the following arguments are required: RUN  see"),
         (["eval", "nowhere", "--episodes", "few"], "invalid int value: 'few'"),
         (["eval", "nowhere", "--episodes", "0"], "at least 1"),
         (["resume", "nowhere"], "nowhere is not a run folder"),
@@ -137,6 +139,34 @@ def test_methods_shows_parts_and_paper(monkeypatch, capsys):
     shown = capsys.readouterr().out
     assert "advantage group, objective ppo_clip" in shown
     assert "2024" in shown
+
+
+def test_tasks_lists_every_configuration(capsys):
+    assert cli.main(["tasks", "--json"]) == 0
+    found = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
+    assert list(found) == choices("task")
+    assert found["hopper"]["environment"] == "Hopper-v5"
+    assert found["hopper"]["summary"] == "One-legged hopping"
+    assert (found["addition"]["domain"], found["addition"]["environment"]) == ("llm", None)
+
+
+def test_tasks_shows_domain_and_environment(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert cli.main(["tasks"]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("walker2d "))
+    assert line.split()[:3] == ["walker2d", "control", "Walker2d-v5"]
+
+
+def test_the_overview_says_what_an_announced_command_does_without_importing_it():
+    entry = EntryPoint("collect", "unirl.control.data.command:command", "unirl.commands")
+    assert summary_of(entry) == "make a dataset with any policy"
+    assert summary_of(EntryPoint("own", "no_such_package.command:run", "unirl.commands")) == "(from no_such_package)"
+
+
+def test_a_warning_of_our_own_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "dispatch", lambda arguments: warnings.warn(RunWarning("a word"), stacklevel=1) or 0)
+    assert cli.main(["eval", "run"]) == 0
+    assert capsys.readouterr().err == "unirl: a word\n"
 
 
 def test_a_methods_record_names_its_parts():

@@ -21,8 +21,10 @@ def configurations(monkeypatch):
 
     def compose(overrides):
         chosen = dict(text.split("=", 1) for text in overrides)
+        counts = {"samples": int(chosen.get("samples", 1)), "evaluations": 1, "evaluation_episodes": 1}
         method = {"name": chosen["method"], "objective": chosen.get("method.objective", "policy_gradient")}
-        return {"method": method, "domain": {"name": chosen["domain"]}, "task": {"name": chosen["task"]}}
+        groups = {"method": method, "domain": {"name": chosen["domain"]}, "task": {"name": chosen["task"]}}
+        return {**groups, **counts, "checkpoints": 1, "logs": 1}
 
     monkeypatch.setattr(plans, "group_config", group_config)
     monkeypatch.setattr(plans, "compose", compose)
@@ -127,6 +129,9 @@ def test_usable_cores_heed_control_groups(tmp_path, monkeypatch, files, own, cor
         (["ppo"], "'ppo' is not key=value"),
         (["seeds=many"], "neither a number of seeds"),
         (["seeds=0"], "neither a number of seeds"),
+        (["samples=-600"], "samples is -600"),
+        (["method=[]"], r"nothing to compare: method=\[\] names none"),
+        (["domain=[]"], r"nothing to compare: domain=\[\] names none"),
         (["jobs=0"], "at least 1"),
         (["method=[ppo"], "cannot read"),
         (["cells=[{when: ppo, set: ['a=1']}]"], "unknown condition"),

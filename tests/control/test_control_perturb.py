@@ -181,7 +181,7 @@ def test_roll_outs_happen_in_the_simulator_and_evaluations_in_the_world():
     ("simulator", "message"),
     [
         ({"gravity": 2}, r"unknown key of task.simulator 'gravity' \(known: env, env_kwargs, perturb\)"),
-        ("heavy", "task.simulator is 'heavy'; give a world"),
+        ("heavy", "task.simulator is 'heavy'; it must be names and values, for example"),
         ({"env": "Walker2d-v5"}, r"task.simulator shows \(17,\) numbers and takes Box.*; Hopper-v5 shows \(11,\)"),
         ({"perturb": {"gravty": 2}}, "unknown quantity of perturb 'gravty'"),
     ],

@@ -79,6 +79,7 @@ def test_preferences_from_demonstrations():
         ({"segment": 5}, r"unknown key of task.preferences 'segment' \(did you mean segments"),
         ({"from": "rolout"}, r"unknown task.preferences.from 'rolout' \(did you mean rollout"),
         ({"segments": 1}, "at least 2 segments"),
+        ({"segments": "many"}, "task.preferences.segments is 'many'; it must be a whole number"),
     ],
 )
 def test_wrong_options_say_what_would_be_right(options, message):

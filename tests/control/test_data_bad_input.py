@@ -69,9 +69,22 @@ CASES = {  # what is wrong -> (the file's arrays, what the line must say)
     "no rows": ({key: values[:0] for key, values in whole().items()}, "holds no transitions"),
     "text in place of actions": (changed(actions=np.full((ROWS, 3), b"left")), "actions are not numbers"),
     "text in place of terminals": (changed(terminals=np.full(ROWS, b"no")), "terminals are not numbers"),
+    "terminals that are neither yes nor no": (
+        with_entry("terminals", 3, 0.5),
+        "row 3: terminal is 0.5; 0 or 1 is needed",
+    ),
+    "timeouts that are neither yes nor no": (with_entry("timeouts", 4, 2.5), "row 4: timeout is 2.5; 0 or 1 is needed"),
+    "one reward for all rows": (changed(rewards=np.float64(1.0)), "rewards is no array; one entry for each row"),
+    "one observation": (changed(observations=np.float64(1.0)), "observations is no array; one entry for each row"),
+    "nothing in place of timeouts": (changed(timeouts=h5py.Empty("f")), "timeouts is no array; one entry for each row"),
+    "rewards too large for single precision": (
+        changed(rewards=np.where(np.arange(ROWS) == 6, 1e300, 1.0)),
+        "row 6: reward is not a finite number",
+    ),
 }
 
 
+@pytest.mark.filterwarnings("error:overflow")
 @pytest.mark.parametrize("case", CASES)
 def test_a_wrong_recording_is_one_clear_line(case, tmp_path, capsys):
     arrays, words = CASES[case]
@@ -90,3 +103,32 @@ def test_the_recording_with_nothing_wrong_trains(tmp_path):
         for key, values in whole().items():
             file[key] = values
     assert cli.main([*TRAIN, f"task.data={tmp_path / 'recorded.hdf5'}", f"out={tmp_path / 'run'}"]) == 0
+
+
+def test_behavior_cloning_takes_a_recording_without_rewards(tmp_path):
+    with h5py.File(tmp_path / "recorded.hdf5", "w") as file:
+        for key, values in without("rewards").items():
+            file[key] = values
+    train = ["train", "method=bc", *TRAIN[2:], f"task.data={tmp_path / 'recorded.hdf5'}"]
+    assert cli.main([*train, f"out={tmp_path / 'run'}"]) == 0
+    assert cli.main([*train, "method.policy=decision_transformer", f"out={tmp_path / 'looks_back'}"]) == 0
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "method.source.data.rewards=true",
+        "method.source.data.gamma=0.9",
+        "method.policy={name: bounded_gaussian, condition: return_per_step}",
+    ],
+)
+def test_behavior_cloning_that_reads_returns_needs_rewards(word, tmp_path, capsys):
+    with h5py.File(tmp_path / "recorded.hdf5", "w") as file:
+        for key, values in without("rewards").items():
+            file[key] = values
+    train = ["train", "method=bc", *TRAIN[2:], f"task.data={tmp_path / 'recorded.hdf5'}", word]
+    assert cli.main([*train, f"out={tmp_path / 'run'}"]) == 2
+    assert "recorded.hdf5 records no rewards, which this method learns from" in capsys.readouterr().err
+    with h5py.File(tmp_path / "recorded.hdf5", "a") as file:
+        file["rewards"] = whole()["rewards"]
+    assert cli.main([*train, f"out={tmp_path / 'run'}"]) == 0

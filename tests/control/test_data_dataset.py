@@ -242,6 +242,11 @@ def test_a_scripted_expert_demonstrates_where_there_is_no_data():
         ({"data": "x.hdf5", "data_options": {"normalise_observation": True}}, "did you mean normalize_observation"),
         ({"data_options": {"gamma": 1.5}}, "gamma is 1.5; a discount lies in"),
         ({"data_options": {"observation_columns": 0}}, "observation_columns is 0; give at least 1"),
+        ({"data_options": "abc"}, "task.data_options is 'abc'; it must be names and values, for example"),
+        ({"data_options": {"reward_scale": "big"}}, "task.data_options.reward_scale is 'big'; it must be a number$"),
+        ({"data_options": {"normalize_observation": "maybe"}}, "is 'maybe'; it must be true or false$"),
+        ({"expert": "inverted_pendulum", "demonstrations": {"episodes": "many"}}, "'many'; it must be a whole number$"),
+        ({"expert": "inverted_pendulum", "demonstrations": {"episods": 3}}, "did you mean episodes"),
         ({"env": "CartPole-v1", "data": "x.hdf5"}, "recorded data needs continuous vectors"),
     ],
 )

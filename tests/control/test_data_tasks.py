@@ -38,6 +38,9 @@ def test_a_trained_run_collects_data(tmp_path):
         {"env": "InvertedPendulum-v5"}, tmp_path / "run.hdf5", str(tmp_path / "run"), steps=20, progress=False
     )
     assert made.transitions == 20
+    words = r"trained on InvertedPendulum-v5 \(4 observations, 1 actions\); Hopper-v5 has 11 observations and 3 actions"
+    with pytest.raises(UserError, match=words):
+        collect({"env": "Hopper-v5"}, tmp_path / "x.hdf5", str(tmp_path / "run"), steps=5, progress=False)
     (tmp_path / "no run").mkdir()
     with pytest.raises(UserError, match="is not a run folder"):
         collect({"env": "Hopper-v5"}, tmp_path / "x.hdf5", str(tmp_path / "no run"), steps=5, progress=False)

@@ -32,6 +32,35 @@ def test_a_word_in_place_of_a_number_is_refused():
         make("source", "online", rows="abc")
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "given", "message"),
+    [
+        ("critic", "soft_q", {"heads": 0}, "critic 'soft_q': heads is 0; at least 1"),
+        ("critic", "q", {"heads": 1.5}, "critic 'q': heads is 1.5; it must be a whole number"),
+        ("critic", "subset_q", {"tau": 0}, "critic 'subset_q': tau is 0; above 0 and at most 1"),
+        ("critic", "dice", {"tau": 1.5}, "critic 'dice': tau is 1.5; above 0 and at most 1"),
+        ("critic", "quantile_q", {"gamma": -0.1}, "critic 'quantile_q': gamma is -0.1; 0 to 1"),
+        ("critic", "q", {"gamma": float("nan")}, "critic 'q': gamma is nan; 0 to 1"),
+        ("critic", "recoil_q", {"gamma": 1.0}, "critic 'recoil_q': gamma is 1, .* give q_min"),
+        ("critic", "q", {"smoothing": 5}, "smoothing of a critic is 5; give a mapping such as {std: 0.2, clip: 0.5}"),
+        ("advantage", "gae", {"lam": 2}, "advantage 'gae': lam is 2; 0 to 1"),
+        ("objective", "ppo_clip", {"clip_low": -0.2}, "objective 'ppo_clip': clip_low is -0.2; 0 or more"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(kind, name, given, message):
+    with pytest.raises(UserError, match=message):
+        make(kind, name, **given)
+
+
+def test_a_whole_number_may_be_written_as_a_float():
+    heads = make("critic", "q", heads=3.0).heads
+    assert (heads, type(heads)) == (3, int)
+
+
+def test_a_target_copy_may_be_left_out_where_the_critic_allows_it():
+    make("critic", "dice", side="state", tau=None)
+
+
 def test_an_unknown_kind_is_refused():
     with pytest.raises(UserError, match="unknown kind of part 'objectve'"):
         make("objectve", "ppo_clip")

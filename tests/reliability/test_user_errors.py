@@ -107,6 +107,10 @@ CASES = {  # name -> (what is typed; {place}: the fixture's folder), what the li
         [*PPO, "model.hidden=[8]", "init={place}/run"],
         "init: the run's policy has another shape",
     ),
+    "init is another kind of policy": (
+        ["train", "method=sac", "task=inverted_pendulum", "init={place}/run"],
+        r"its policy \(method ppo, policy auto\) does not fit this run's \(method sac, policy auto\); give a run with",
+    ),
     "resume: another model": (
         ["resume", "{place}/changed_run"],
         r"changed_run does not fit this configuration \(Error",

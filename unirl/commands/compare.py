@@ -2,6 +2,7 @@
 
 import argparse
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,6 +44,9 @@ def run(arguments: argparse.Namespace) -> int:
         failures = _train(plan, lock, command, arguments.watch)
         results = collect(plan, failures, command)
         _show(results, plan.out)
+    if failures:
+        failed = f"{len(failures)} of {len(plan.cells)} cells failed"
+        print(f"unirl: {failed}; the first, see {failures[0].file}: {failures[0].reason}", file=sys.stderr)
     return 1 if failures else 0
 
 

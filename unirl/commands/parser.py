@@ -38,7 +38,7 @@ class Parser(argparse.ArgumentParser):
 
 def add_overrides(parser: argparse.ArgumentParser, what: str) -> None:
     """The free `key=value` arguments."""
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help=what)
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help=what)
 
 
 def check_overrides(overrides: Sequence[str], groups: Callable[[], dict[str, list[str]]]) -> None:

@@ -2,16 +2,12 @@
 
 import argparse
 import signal
-import sys
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from unirl.commands.interruption import TrainingInterruptedError
 from unirl.commands.screen import console
-from unirl.errors import RunWarning
 from unirl.trainer.interruption import Interrupted
 from unirl.trainer.progress import FileProgress, ProgressSink, RichProgress, SilentProgress, format_score
 
@@ -33,8 +29,7 @@ def run_with_progress(
     """
     sink = _sink(arguments)
     try:
-        with _warnings_in_one_line():
-            return start(sink)
+        return start(sink)
     except KeyboardInterrupt as stop:
         saved = any((folder / "checkpoints").glob("step_*"))
         since = "saved; continue" if saved else "no checkpoint yet; start again"
@@ -44,23 +39,6 @@ def run_with_progress(
     finally:
         if isinstance(sink, RichProgress):
             sink.close()
-
-
-@contextmanager
-def _warnings_in_one_line() -> Iterator[None]:
-    """Print our own warnings as we print errors; other packages' as Python does."""
-    usual = warnings.showwarning
-
-    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-        if issubclass(category, RunWarning):
-            print(f"unirl: {message}", file=sys.stderr)
-        else:
-            usual(message, category, *where, **more)
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", RunWarning)
-        warnings.showwarning = show
-        yield
 
 
 def print_result(arguments: argparse.Namespace, result: Mapping[str, Any], folder: Path) -> None:

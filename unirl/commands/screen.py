@@ -2,9 +2,15 @@
 
 import json
 import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+
+from unirl.errors import RunWarning
 
 PIPE_WIDTH = 160  # columns where the output is not a terminal and nobody says how wide it is
 
@@ -20,3 +26,20 @@ def console(stderr: bool = False) -> Console:
 def print_json(value: Any) -> None:
     """JSON to standard output."""
     print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+@contextmanager
+def warnings_in_one_line() -> Iterator[None]:
+    """Print our own warnings as we print errors; other packages' as Python does."""
+    usual = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, RunWarning):
+            print(f"unirl: {message}", file=sys.stderr)
+        else:
+            usual(message, category, *where, **more)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", RunWarning)
+        warnings.showwarning = show
+        yield

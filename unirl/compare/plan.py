@@ -12,10 +12,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from unirl.config import choices, compose, group_config, method_config
-from unirl.domain import DomainInfo
 from unirl.errors import UserError, unknown
-from unirl.method import Method
 from unirl.processors import usable_cores
+from unirl.run import check
 
 RULE_KEYS = ("method", "domain", "task", "set")
 PRESETS = ("compare", "benchmark")  # folders of `configs/` that hold presets
@@ -64,8 +63,8 @@ def make_plan(arguments: Sequence[str]) -> Plan:
                 continue
             overrides: tuple[str, ...] = (f"method={method}", f"domain={domain}", f"task={task}")
             overrides += (*_matching(settings["cells"], method, domain, task), *shared)
-            config = compose(overrides)
-            _check_parts(config)
+            config = compose((*overrides, f"seed={min(seeds)}"))
+            check(config)
             name, world = config["method"]["name"], config["task"]["name"]
             folder = out / name / str(world).replace("/", "-")
             cells += [
@@ -84,22 +83,17 @@ def make_plan(arguments: Sequence[str]) -> Plan:
             "two of the methods or tasks have the same name, so their runs would share a folder; rename one"
         )
     if not cells:
-        raise UserError(f"nothing to compare: {'; '.join(skipped)}  see: unirl methods")
+        raise UserError(f"nothing to compare: {'; '.join(skipped) or _empty(settings)}  see: unirl methods")
     return Plan(tuple(cells), tuple(dict.fromkeys(skipped)), out, _jobs(settings["jobs"]))
+
+
+def _empty(settings: Mapping[str, Any]) -> str:
+    key = "method" if not _as_names(settings["method"]) else "domain"
+    return f"{key}=[] names none"
 
 
 def _seeded(overrides: tuple[str, ...], seed: int, folder: Path) -> tuple[str, ...]:
     return (*overrides, f"seed={seed}", f"out={_quoted(str(folder / f'seed_{seed}'))}")
-
-
-def _check_parts(config: Mapping[str, Any]) -> None:
-    """Build the method as each cell will, so that a misspelt hyper-parameter is said before anything is trained.
-
-    Not with plugins: their parts are known only in the processes that import them.
-    """
-    if not config.get("plugins"):
-        info = DomainInfo(config["domain"]["name"], config["task"]["name"], True, 0.0, "samples")
-        Method.from_config(config["method"], info)
 
 
 def _settings(arguments: Sequence[str]) -> tuple[dict[str, Any], tuple[str, ...]]:

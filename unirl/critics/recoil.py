@@ -41,6 +41,8 @@ class ReCOILQ(Q):
     ) -> None:
         super().__init__(heads=heads, gamma=gamma, tau=tau, bootstrap="value", half=True, coef=coef)
         self.q_max, self.r_min = q_max, r_min
+        if gamma == 1 and q_min is None:
+            raise UserError("critic 'recoil_q': gamma is 1, where no q_min follows from r_min; give q_min")
         self.q_min = r_min / (1 - gamma) if q_min is None else q_min
         if self.q_max <= self.q_min:
             raise UserError(f"critic 'recoil_q': q_max is {q_max}; it must lie above q_min, {self.q_min}")

@@ -16,7 +16,7 @@ FORMS = ("return_to_go", "return_per_step")
 
 @dataclass
 class AskedReturn:
-    """What is asked for: `form` `return_to_go`, or `return_per_step`, that divided by the steps that remain.
+    """What is asked for: `form` `return_to_go`, or `return_per_step`, a mean reward (see `ShowAskedReturn`).
 
     `target`: the return of an episode (None: the largest recorded one, filled in when the data is loaded).
     """
@@ -51,7 +51,7 @@ class AskedReturn:
         return self.target
 
 
-class ReturnToGo(gym.Wrapper[Any, Any, Any, Any]):
+class ShowAskedReturn(gym.Wrapper[Any, Any, Any, Any]):
     r"""An environment that shows, as one more number, the return R that is asked for.
 
     .. math:: R - \sum_{t' < t} r_{t'}, \quad \text{or always } R / H \text{ (return_per_step)}

@@ -1,10 +1,10 @@
 """Sections of a task: that they hold names and values, and values of the types that their readers declare."""
 
 from collections.abc import Mapping
-from types import NoneType, UnionType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 from unirl.errors import UserError, unknown
+from unirl.values import as_declared, is_a
 
 T = TypeVar("T")
 
@@ -16,14 +16,6 @@ EXAMPLES = {
     "demonstrations": "{episodes: 20}",
     "preferences": "{segments: 512}",
     "reference_score": "{random: 0.0, expert: 3000.0}",
-}
-_IN_WORDS: dict[Any, str] = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "a name",
-    Mapping: "names and values",
-    NoneType: "null",
 }
 
 
@@ -51,12 +43,7 @@ def checked(cls: type[T], given: Mapping[str, Any], place: str) -> T:
     for name, value in given.items():
         if name not in hints:
             raise unknown(f"key of {place}", str(name), hints)
-        kinds = _kinds(hints[name])
-        if int in kinds and isinstance(value, float) and value.is_integer():
-            value = values[name] = int(value)
-        if not any(_is_a(value, kind) for kind in kinds):
-            words = " or ".join(_IN_WORDS[kind] for kind in kinds)
-            raise UserError(f"{place}.{name} is {value!r}; it must be {words}")
+        values[name] = as_declared(value, hints[name], f"{place}.{name}")
     return cls(**values)
 
 
@@ -69,20 +56,9 @@ def reference_score(task: Mapping[str, Any]) -> tuple[float, float] | None:
     if not given:
         return None
     scores = [given.get("random"), given.get("expert")]
-    if len(given) != 2 or not all(_is_a(score, float) for score in scores) or scores[0] == scores[1]:
+    if len(given) != 2 or not all(is_a(score, float) for score in scores) or scores[0] == scores[1]:
         raise UserError(
             f"task.reference_score is {dict(given)}; it must be two different numbers, for example "
             f"'task.reference_score={EXAMPLES['reference_score']}'"
         )
     return float(given["random"]), float(given["expert"])
-
-
-def _kinds(hint: Any) -> list[Any]:
-    """The types that an annotation allows, `Mapping[str, Any]` as `Mapping`."""
-    return [get_origin(kind) or kind for kind in (get_args(hint) if isinstance(hint, UnionType) else (hint,))]
-
-
-def _is_a(value: Any, kind: Any) -> bool:
-    if isinstance(value, bool):  # Python counts it as a number
-        return kind is bool
-    return isinstance(value, int | float if kind is float else kind)

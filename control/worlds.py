@@ -10,7 +10,7 @@ import torch
 
 from unirl.batch import Batch
 from unirl.control.acting import Actor
-from unirl.control.asked_return import AskedReturn, ReturnToGo
+from unirl.control.asked_return import AskedReturn, ShowAskedReturn
 from unirl.control.envs import ActionSpace, Array, Env, Envs, make_env, simulator_of
 from unirl.control.normalize import ObservationNormalizer, RewardScaler
 from unirl.control.rollout import Recorder, as_batch, play_episodes, play_segment, row_scores
@@ -178,7 +178,7 @@ class Worlds:
 
     def _make(self, task: Mapping[str, Any]) -> Env:
         env = make_env(task)
-        return env if self.asked is None else ReturnToGo(env, self.asked)
+        return env if self.asked is None else ShowAskedReturn(env, self.asked)
 
     @cached_property
     def _envs(self) -> Envs:

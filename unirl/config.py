@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from unirl.errors import UserError, unknown
 from unirl.registry import part_class
 
+CONFIGS = Path(str(files("unirl.configs")))
 GROUPS = ("method", "domain", "task", "model")
 LISTED_BY = {"method": "unirl methods", "task": "unirl tasks"}
 # Sections whose keys are checked by whoever reads them: parts know their hyper-parameters, a simulator its options.
@@ -95,7 +96,7 @@ def _check_top_level(config: Any) -> None:
 
 def choices(group: str) -> list[str]:
     """Names available in a group, nested folders as `folder/name`."""
-    root = Path(str(files("unirl.configs"))) / group
+    root = CONFIGS / group
     return sorted(str(path.relative_to(root).with_suffix("")) for path in root.rglob("*.yaml"))
 
 
@@ -129,7 +130,7 @@ def _shipped(group: str, name: str) -> dict[str, Any]:
 
 @cache
 def _top_level_text() -> str:
-    return (Path(str(files("unirl.configs"))) / "train.yaml").read_text()
+    return (CONFIGS / "train.yaml").read_text()
 
 
 def _top_level() -> dict[str, Any]:

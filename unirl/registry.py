@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from unirl.batch import MissingFieldError
 from unirl.errors import UserError, unknown
+from unirl.values import as_declared
 
 T = TypeVar("T", bound=type)
 
@@ -67,16 +68,11 @@ def make(kind: str, name: str, **hyper: Any) -> Any:
 
 
 def _sensible(kind: str, name: str, key: str, value: Any, annotation: Any) -> Any:
-    """The hyper-parameter, 2.0 as 2 where a whole number is wanted; raises `UserError` for what makes no sense."""
-    if annotation in (int, float) and not isinstance(value, int | float):
-        raise UserError(f"{kind} '{name}': {key} is {value!r}; it must be a number")
-    if annotation is int and isinstance(value, float):
-        if not value.is_integer():
-            raise UserError(f"{kind} '{name}': {key} is {value!r}; it must be a whole number")
-        value = int(value)
+    """The hyper-parameter as it is annotated; raises `UserError` for another type and for what makes no sense."""
+    value = as_declared(value, annotation, f"{kind} '{name}': {key}")
     makes_sense, which = RANGES.get((kind, key), (None, ""))
     if makes_sense is not None and isinstance(value, int | float) and not makes_sense(value):
-        raise UserError(f"{kind} '{name}': {key} is {value!r}; {which}")
+        raise UserError(f"{kind} '{name}': {key} is {value!r}; it must be {which}")
     return value
 
 

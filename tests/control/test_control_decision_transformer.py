@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from unirl.config import compose
 from unirl.control import ControlDomain
 from unirl.control.acting import HistoryActor
-from unirl.control.asked_return import AskedReturn, ReturnToGo, with_returns
+from unirl.control.asked_return import AskedReturn, ShowAskedReturn, with_returns
 from unirl.control.data.dataset import DataOptions
 from unirl.control.data.sequences import ReturnDataset, SequenceDataset
 from unirl.control.data.transitions import Transitions
@@ -125,7 +125,7 @@ def test_wrong_options_are_refused(options, message):
 )
 def test_the_environment_shows_what_is_left_of_the_return_or_one_mean_reward(form, shown):
     # the clock pays 1, 2, 3; its time limit is 5: of 10, 9, 7 and 4 are left, and the mean reward stays 10 / 5
-    env = ReturnToGo(make_env(CLOCK), AskedReturn(form, 10.0))
+    env = ShowAskedReturn(make_env(CLOCK), AskedReturn(form, 10.0))
     seen = [env.reset(seed=0)[0]]
     seen += [env.step(np.zeros(1, dtype=np.float32))[0] for _ in range(3)]
     assert [len(observation) for observation in seen] == [3] * 4
@@ -204,4 +204,4 @@ def test_goals_may_be_asked_of_a_policy_that_looks_back(tmp_path):
 
 def test_a_return_has_to_come_from_somewhere():
     with pytest.raises(UserError, match=r"method\.policy\.target_return=R, or recorded data"):
-        ReturnToGo(make_env(CLOCK), AskedReturn("return_to_go")).reset()
+        ShowAskedReturn(make_env(CLOCK), AskedReturn("return_to_go")).reset()

@@ -94,7 +94,7 @@ def test_options_of_the_declared_types_are_taken():
 
 
 def test_so_is_how_a_method_wants_its_data():
-    with pytest.raises(UserError, match=r"source.data is 'abc'; it must be names and values, for example"):
+    with pytest.raises(UserError, match=r"source 'offline': data is 'abc'; it must be names and values or null"):
         make("source", "offline", data="abc")
 
 

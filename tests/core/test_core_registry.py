@@ -28,23 +28,23 @@ def test_an_unknown_hyper_parameter_lists_near_matches():
 
 
 def test_a_word_in_place_of_a_number_is_refused():
-    with pytest.raises(UserError, match="source 'online': rows is 'abc'; it must be a number"):
+    with pytest.raises(UserError, match="source 'online': rows is 'abc'; it must be a whole number"):
         make("source", "online", rows="abc")
 
 
 @pytest.mark.parametrize(
     ("kind", "name", "given", "message"),
     [
-        ("critic", "soft_q", {"heads": 0}, "critic 'soft_q': heads is 0; at least 1"),
+        ("critic", "soft_q", {"heads": 0}, "critic 'soft_q': heads is 0; it must be at least 1"),
         ("critic", "q", {"heads": 1.5}, "critic 'q': heads is 1.5; it must be a whole number"),
-        ("critic", "subset_q", {"tau": 0}, "critic 'subset_q': tau is 0; above 0 and at most 1"),
-        ("critic", "dice", {"tau": 1.5}, "critic 'dice': tau is 1.5; above 0 and at most 1"),
-        ("critic", "quantile_q", {"gamma": -0.1}, "critic 'quantile_q': gamma is -0.1; 0 to 1"),
-        ("critic", "q", {"gamma": float("nan")}, "critic 'q': gamma is nan; 0 to 1"),
+        ("critic", "subset_q", {"tau": 0}, "critic 'subset_q': tau is 0; it must be above 0 and at most 1"),
+        ("critic", "dice", {"tau": 1.5}, "critic 'dice': tau is 1.5; it must be above 0 and at most 1"),
+        ("critic", "quantile_q", {"gamma": -0.1}, "critic 'quantile_q': gamma is -0.1; it must be 0 to 1"),
+        ("critic", "q", {"gamma": float("nan")}, "critic 'q': gamma is nan; it must be 0 to 1"),
         ("critic", "recoil_q", {"gamma": 1.0}, "critic 'recoil_q': gamma is 1, .* give q_min"),
-        ("critic", "q", {"smoothing": 5}, "smoothing of a critic is 5; give a mapping such as {std: 0.2, clip: 0.5}"),
-        ("advantage", "gae", {"lam": 2}, "advantage 'gae': lam is 2; 0 to 1"),
-        ("objective", "ppo_clip", {"clip_low": -0.2}, "objective 'ppo_clip': clip_low is -0.2; 0 or more"),
+        ("critic", "q", {"smoothing": 5}, "critic 'q': smoothing is 5; it must be names and values or null"),
+        ("advantage", "gae", {"lam": 2}, "advantage 'gae': lam is 2; it must be 0 to 1"),
+        ("objective", "ppo_clip", {"clip_low": -0.2}, "objective 'ppo_clip': clip_low is -0.2; it must be 0 or more"),
     ],
 )
 def test_numbers_that_make_no_sense_are_refused(kind, name, given, message):

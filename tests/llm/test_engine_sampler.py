@@ -90,7 +90,7 @@ def test_engines_are_parts_with_their_documentation() -> None:
         ({"name": "transformers", "row": 3}, "did you mean rows"),
         ({"rows": 3}, "domain.engine has no name"),
         ({"name": "transformers", "rows": 0}, "domain.engine.rows is 0; it must be at least 1"),
-        ({"name": "transformers", "rows": "all"}, "rows is 'all'; it must be a number"),
+        ({"name": "transformers", "rows": "all"}, "rows is 'all'; it must be a whole number"),
         (3, "domain.engine is 3; it must be a name or"),
     ],
 )

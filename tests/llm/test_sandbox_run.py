@@ -41,7 +41,7 @@ def test_much_input_and_output_pass_without_waiting_for_each_other():
 def test_the_environment_of_the_trainer_stays_outside(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "secret")
     result = Sandbox(CALM).run(Job("import os\nprint(dict(os.environ), os.getcwd(), os.listdir('.'))"))
-    assert result.kind == "ok" and "secret" not in result.output and result.output.endswith("/work []\n")
+    assert result.kind == "ok" and "secret" not in result.output and result.output.endswith("/unirl_work []\n")
 
 
 @needs_sandbox

@@ -2,12 +2,10 @@
 
 import argparse
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
-from rich.markup import escape
-from rich.table import Table
-
-from unirl.commands.screen import console, print_json
+from unirl.commands.listing import NAME, add_json, show
 from unirl.compare.used_parts import source_file
 from unirl.registry import kinds, names, part_class
 
@@ -16,31 +14,30 @@ unirl parts
 unirl parts objective
 unirl parts advantage --json
 """
+COLUMNS: dict[str, dict[str, Any]] = {
+    "kind": {"style": "dim"},
+    "name": NAME,
+    "hyper-parameters": {"ratio": 2},
+    "what it does": {"ratio": 3},
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("kind", nargs="?", metavar="KIND", help="one kind: objective, advantage, regularizer, ...")
-    parser.add_argument("--json", action="store_true", help="print JSON, with the files of the classes")
+    add_json(parser, "the files of the classes")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the table."""
     wanted = [arguments.kind] if arguments.kind else kinds()
     records = [record(kind, name, text) for kind in wanted for name, text in names(kind).items()]
-    if arguments.json:
-        print_json(records)
-        return 0
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("kind", style="dim")
-    table.add_column("name", style="bold", no_wrap=True)
-    table.add_column("hyper-parameters", ratio=2)
-    table.add_column("what it does", ratio=3)
-    for entry in records:
-        hyper = ", ".join(f"{key}={value}" for key, value in entry["hyper_parameters"].items())
-        table.add_row(entry["kind"], entry["name"], escape(hyper), escape(entry["summary"]))
-    console().print(table)
-    return 0
+    return show(records, COLUMNS, _row, as_json=arguments.json)
+
+
+def _row(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    hyper = ", ".join(f"{key}={value}" for key, value in entry["hyper_parameters"].items())
+    return entry["kind"], entry["name"], hyper, entry["summary"]
 
 
 def record(kind: str, name: str, summary: str) -> dict[str, Any]:

@@ -1,54 +1,40 @@
 """`unirl tasks`."""
 
 import argparse
-from importlib.resources import files
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from rich.markup import escape
-from rich.table import Table
-
-from unirl.commands.screen import console, print_json
-from unirl.config import choices, group_config
+from unirl.commands.listing import NAME, add_json, show
+from unirl.config import CONFIGS, choices, group_config
 
 EXAMPLES = """
 unirl tasks
 unirl tasks --json
 """
+FOLDER = CONFIGS / "task"
+COLUMNS: dict[str, dict[str, Any]] = {
+    "task": NAME,
+    "domain": {},
+    "environment": {"no_wrap": True},
+    "what it is": {"ratio": 1},
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    parser.add_argument("--json", action="store_true", help="print JSON, with paths of the configuration files")
+    add_json(parser, "paths of the configuration files")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the table."""
+    caption = f"files: {FOLDER}/<task>.yaml; any other environment: task=gymnasium task.env=ID"
     records = [record(name) for name in choices("task")]
-    if arguments.json:
-        print_json(records)
-        return 0
-    table = Table(
-        box=None,
-        pad_edge=False,
-        header_style="dim",
-        caption=f"files: {_folder()}/<task>.yaml; any other environment: task=gymnasium task.env=ID",
-        caption_justify="left",
-    )
-    table.add_column("task", style="bold", no_wrap=True)
-    table.add_column("domain")
-    table.add_column("environment", no_wrap=True)
-    table.add_column("what it is", ratio=1)
-    for entry in records:
-        table.add_row(entry["name"], entry["domain"], escape(entry["environment"] or ""), escape(entry["summary"]))
-    console().print(table)
-    return 0
+    return show(records, COLUMNS, _row, as_json=arguments.json, caption=caption)
 
 
 def record(name: str) -> dict[str, Any]:
     """What is known of a task without making its world; language tasks have no `environment`."""
-    config = group_config("task", name)
-    file = _folder() / f"{name}.yaml"
+    config, file = group_config("task", name), FOLDER / f"{name}.yaml"
     return {
         "name": name,
         "domain": config["domain"],
@@ -58,5 +44,5 @@ def record(name: str) -> dict[str, Any]:
     }
 
 
-def _folder() -> Path:
-    return Path(str(files("unirl.configs"))) / "task"
+def _row(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    return entry["name"], entry["domain"], entry["environment"] or "", entry["summary"]

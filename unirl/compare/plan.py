@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from unirl.config import choices, compose, group_config, method_config
+from unirl.config import CONFIGS, choices, compose, group_config, method_config
 from unirl.errors import UserError, unknown
 from unirl.processors import usable_cores
 from unirl.run import check
@@ -98,7 +97,7 @@ def _seeded(overrides: tuple[str, ...], seed: int, folder: Path) -> tuple[str, .
 
 def _settings(arguments: Sequence[str]) -> tuple[dict[str, Any], tuple[str, ...]]:
     """(settings of the comparison, overrides for every cell)."""
-    defaults = _read(Path(str(files("unirl.configs"))) / "compare.yaml")
+    defaults = _read(CONFIGS / "compare.yaml")
     given: dict[str, Any] = {}
     shared: list[str] = []
     for text in arguments:
@@ -128,7 +127,7 @@ def _preset(name: str) -> dict[str, Any]:
     known = {preset: group for group in PRESETS for preset in choices(group)}
     if name not in known:
         raise unknown("preset", name, known)
-    return _read(Path(str(files("unirl.configs"))) / known[name] / f"{name}.yaml")
+    return _read(CONFIGS / known[name] / f"{name}.yaml")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from unirl.batch import Batch
 from unirl.critics.heads import Aggregate, check_aggregate, over_heads
 from unirl.critics.regressions import make_regression
 from unirl.domain import QSpec, Requirements, ValueSpec
-from unirl.errors import UserError, unknown
+from unirl.errors import unknown
 from unirl.registry import register
 
 BOOTSTRAPS = {"q": "next_q", "value": "next_value", "target_value": "next_target_value"}
@@ -70,8 +70,6 @@ class Q:
         check_aggregate(target, "target of a critic")
         if bootstrap not in BOOTSTRAPS:
             raise unknown("bootstrap of a critic", str(bootstrap), BOOTSTRAPS)
-        if smoothing is not None and not isinstance(smoothing, Mapping):
-            raise UserError(f"smoothing of a critic is {smoothing!r}; give a mapping such as {{std: 0.2, clip: 0.5}}")
         for key in smoothing or ():
             if key not in SMOOTHING:
                 raise unknown("smoothing setting of a critic", str(key), SMOOTHING)

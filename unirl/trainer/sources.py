@@ -180,15 +180,11 @@ class Offline(_Recorded):
     """Recorded decisions or demonstrations, `batch` rows at a time.
 
     `data`: how the method wants them presented, e.g. `{normalize_observation: true}` (TD3+BC); the task's own options
-    go before. Raises `UserError` where it is no mapping.
+    go before.
     """
 
     def __init__(self, batch: int = 256, data: Mapping[str, Any] | None = None) -> None:
         super().__init__(batch)
-        if data is not None and not isinstance(data, Mapping):
-            raise UserError(
-                f"source.data is {data!r}; it must be names and values, for example {{normalize_observation: true}}"
-            )
         self._options = dict(data or {})
 
     def start(self, domain: Domain, seed: int) -> None:

@@ -5,7 +5,7 @@ import stat
 
 from . import kernel
 
-WORK = "/work"
+WORK = "/unirl_work"  # no folder that is shown lies below it: environments are often in /work
 _GUEST = 1000  # user and group, as they are called inside
 _NOBODY = 65534  # who that is outside, where the sandbox is started by root
 _BASE = "/tmp"  # any folder that is always there: the new root is put up on it, and moved away

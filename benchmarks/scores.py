@@ -109,12 +109,13 @@ def train_ours(scores: Scores, preset: str, tasks: Mapping[str, str], options: a
             shutil.rmtree(out / method, ignore_errors=True)
     runs = [Run("unirl", *names, options.budget) for names in product(methods, tasks, range(options.seeds))]
     _collect(scores, runs, out)
-    lacking = list(dict.fromkeys(run.method for run in runs if run not in scores))
-    if lacking:
-        lists = (f"method=[{','.join(lacking)}]", f"task=[{','.join(tasks.values())}]")
-        words = [sys.executable, "-m", "unirl.cli", "compare", f"preset={preset}", f"out={out}", *lists]
-        subprocess.run([*words, f"seeds={options.seeds}", f"{unit}={options.budget}"], check=False)
-        _collect(scores, runs, out)
+    for task, given in tasks.items():
+        lacking = dict.fromkeys(run.method for run in runs if run.task == task and run not in scores)
+        if lacking:
+            words = [sys.executable, "-m", "unirl.cli", "compare", f"preset={preset}", f"out={out}", f"task=[{given}]"]
+            words += [f"method=[{','.join(lacking)}]", f"seeds={options.seeds}", f"{unit}={options.budget}"]
+            subprocess.run(words, check=False)
+            _collect(scores, runs, out)
 
 
 def _collect(scores: Scores, runs: Iterable[Run], out: Path) -> None:

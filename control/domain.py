@@ -271,14 +271,16 @@ class ControlDomain:
         Observation statistics are off or those the dataset fixes. Auxiliary models are shown the data (`fit`). With
         `expert: true` among the options it is the expert's (`task.expert_data`), seen through the same statistics.
         """
-        from unirl.control.data.dataset import load_dataset
+        from unirl.control.data.dataset import DataOptions, load_dataset
         from unirl.control.data.expert import load_expert
 
         self.store_observations()
         context = self.policy.context if isinstance(self.policy, HistoryPolicy) else None
         asked = {"ask": None if self.asked is None else self.asked.form, "context": context}
-        presented = {**options, **asked, **(self.task.get("data_options") or {})}
-        if presented.pop("expert", False):
+        own = {key: value for key, value in options.items() if key != "expert"}
+        DataOptions.of(own, "method.source.data")
+        presented = {**own, **asked, **(self.task.get("data_options") or {})}
+        if options.get("expert", False):
             return load_expert({**self.task, "data_options": presented}, self.seed, self.observation_normalizer)
         data = load_dataset({**self.task, "data_options": presented}, seed=self.seed, domain=self)
         if self.asked is not None and self.asked.target is None:

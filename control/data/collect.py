@@ -66,7 +66,10 @@ def run_policy(folder: Path | str, environment: Env) -> PolicyFunction:
     if domain.info.name != "control":
         raise UserError(f"{folder} is a run of domain '{domain.info.name}'; data is collected from control runs")
     domain.check_acts_on_observations_alone()
-    _check_same_sizes(domain, environment)
+    if domain.actions.discrete:
+        raise UserError(f"{folder} chooses among {domain.actions.size} actions; data is collected of continuous ones")
+    trained = f"the run was trained on {domain.info.task}, which"
+    _check_same_sizes(trained, (domain.observation_size, domain.actions.size), environment)
     actor = PolicyActor(domain.policy, domain.generator, domain.device)
 
     def act(observation: Array) -> Array:
@@ -76,16 +79,15 @@ def run_policy(folder: Path | str, environment: Env) -> PolicyFunction:
     return act
 
 
-def _check_same_sizes(domain: Any, environment: Env) -> None:
-    """Raise `UserError` where a run's policy sees or does another number of things than the environment offers."""
+def _check_same_sizes(who: str, sizes: tuple[int, int], environment: Env) -> None:
+    """Raise `UserError` where a policy of so many observations and actions meets an environment of others."""
     spaces: Any = environment.observation_space, environment.action_space
-    there, here = (domain.observation_size, domain.actions.size), tuple(space.shape[0] for space in spaces)
-    if domain.actions.discrete or there != here:
+    here = tuple(space.shape[0] for space in spaces)
+    if sizes != here:
         name = environment.spec.id if environment.spec is not None else type(environment.unwrapped).__name__
-        kind = "choices" if domain.actions.discrete else "actions"
         raise UserError(
-            f"the run was trained on {domain.info.task} ({there[0]} observations, {there[1]} {kind}); {name} has "
-            f"{here[0]} observations and {here[1]} actions"
+            f"{who} has {sizes[0]} observations and {sizes[1]} actions; "
+            f"{name} has {here[0]} observations and {here[1]} actions"
         )
 
 
@@ -106,6 +108,8 @@ def policy_function(policy: str | PolicyFunction, environment: Env, seed: int = 
         expert = make("expert", policy)
         if hasattr(expert, "bind"):
             expert.bind(environment.unwrapped)
+        else:
+            _check_same_sizes(f"expert '{policy}'", expert.sizes, environment)
         chosen: PolicyFunction = expert
         return chosen
     raise UserError(

@@ -67,14 +67,14 @@ class DataOptions:
 
     def __post_init__(self) -> None:
         if self.gamma is not None and not 0.0 <= self.gamma <= 1.0:
-            raise UserError(f"task.data_options.gamma is {self.gamma}; a discount lies in [0, 1]")
+            raise UserError(f"the data's gamma is {self.gamma}; a discount lies in [0, 1]")
         if self.observation_columns is not None and self.observation_columns < 1:
-            raise UserError(f"task.data_options.observation_columns is {self.observation_columns}; give at least 1")
+            raise UserError(f"the data's observation_columns is {self.observation_columns}; give at least 1")
 
     @classmethod
-    def of(cls, options: Mapping[str, Any] | None) -> "DataOptions":
-        """From `task.data_options`; raises `UserError` for an unknown name and a value of another type."""
-        return checked(cls, options or {}, "task.data_options")
+    def of(cls, options: Mapping[str, Any], place: str = "task.data_options") -> "DataOptions":
+        """From what stands at `place`; raises `UserError` for an unknown name and a value of another type."""
+        return checked(cls, options, place)
 
     @property
     def reads_rewards(self) -> bool:
@@ -222,9 +222,7 @@ class TransitionDataset:
         if options.normalize_reward:
             spread = float(self.episode_returns.max() - self.episode_returns.min())
             if spread == 0.0:
-                raise UserError(
-                    "task.data_options.normalize_reward divides by the range of episode returns, which is 0 here"
-                )
+                raise UserError("normalize_reward divides by the range of episode returns, which is 0 here")
             scale *= RETURN_RANGE / spread
         return rewards if (scale, shift) == (1.0, 0.0) else (rewards * scale + shift).astype(np.float32)
 

@@ -132,3 +132,20 @@ def test_behavior_cloning_that_reads_returns_needs_rewards(word, tmp_path, capsy
     with h5py.File(tmp_path / "recorded.hdf5", "a") as file:
         file["rewards"] = whole()["rewards"]
     assert cli.main([*train, f"out={tmp_path / 'run'}"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("method.source.data.gama=0.9", "unknown key of method.source.data 'gama' (did you mean gamma"),
+        ("method.source.data.reward_scale=big", "method.source.data.reward_scale is 'big'; it must be a number"),
+        ("task.data_options={expert: true}", "unknown key of task.data_options 'expert'"),
+    ],
+)
+def test_a_wrong_way_to_present_data_is_named_where_it_was_given(word, message, tmp_path, capsys):
+    with h5py.File(tmp_path / "recorded.hdf5", "w") as file:
+        for key, values in whole().items():
+            file[key] = values
+    words = [*TRAIN, f"task.data={tmp_path / 'recorded.hdf5'}", f"out={tmp_path / 'run'}", word]
+    assert cli.main(words) == 2
+    assert message in capsys.readouterr().err

@@ -24,6 +24,11 @@ def test_collect_records_a_scripted_expert(tmp_path, capsys):
         (["task=hopper", "out=a.hdf5", "steps=many"], "steps=many is not a whole number"),
         (["task=hopper", "out=a.hdf5", "policy=nobody"], "unknown policy 'nobody'"),
         (["task=hoper", "out=a.hdf5"], "unknown task 'hoper'"),
+        (
+            ["task=hopper", "out=a.hdf5", "policy=reacher"],
+            "expert 'reacher' has 10 observations and 2 actions; Hopper-v5 has 11 observations and 3 actions$",
+        ),
+        (["task=hopper", "out=a.hdf5", "policy=point_maze"], "demonstrates in unirl/PointMaze-v0 only"),
     ],
 )
 def test_wrong_arguments_are_one_clear_line(arguments, message):

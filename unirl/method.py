@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from unirl.batch import Batch
-from unirl.domain import DomainInfo, Requirements, role_of, split_needs
+from unirl.domain import DomainInfo, Requirements, split_needs
 from unirl.errors import UserError, unknown
 from unirl.registry import make
 
@@ -173,10 +173,10 @@ class Method:
         return readers
 
     def parameters(self, name: str) -> list[nn.Parameter]:
-        """Parameters that the method itself learns (`temperature`)."""
-        if role_of(name) != "temperature":
-            return []
-        return [parameter for term in self.terms for parameter in term.coefficient.parameters()]
+        """Parameters of the method itself that a loss trains: those of `temperature`, and critics' own weights."""
+        learned = [term.coefficient for term in self.terms] if name == "temperature" else []
+        learned += [critic for critic in self.critics if critic.loss_name == name and hasattr(critic, "parameters")]
+        return [parameter for part in learned for parameter in part.parameters()]
 
     @cached_property
     def by_row(self) -> bool:
@@ -229,12 +229,18 @@ class Method:
             term.coefficient.update(batch)
 
     def coefficients(self, progress: float) -> dict[str, Any]:
-        """Current strength of every regularizer, for the log."""
-        return {
-            f"coefficient/{term.penalty.registered_name}": term.coefficient.value(progress)
+        """Current strength of every regularizer and critic loss whose strength changes, for the log."""
+        strengths = {
+            term.penalty.registered_name: term.coefficient.value(progress)
             for term in self.terms
             if term.coefficient.changes
         }
+        strengths |= {
+            critic.registered_name: critic.strength()
+            for critic in self.critics
+            if hasattr(critic, "strength") and critic.parameters()
+        }
+        return {f"coefficient/{name}": strength for name, strength in strengths.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """State of every part that has any, by position."""

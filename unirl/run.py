@@ -140,7 +140,9 @@ def build(config: Mapping[str, Any], progress: ProgressSink | None) -> Trainer:
             f"method '{method.name}' has constraints ({', '.join(method.constraints)}), which only a gradient rule can "
             "hold; set method.update.gradient=trust_region"
         )
-    parameters = {name: domain.parameters(role_of(name)) or method.parameters(name) for name in method.losses_in_order}
+    parameters = {
+        name: [*domain.parameters(role_of(name)), *method.parameters(name)] for name in method.losses_in_order
+    }
     return Trainer(
         domain=domain,
         method=method,

@@ -1,5 +1,7 @@
 """Regularised offline methods, end to end on a small recording."""
 
+import math
+
 import h5py
 import numpy as np
 import pytest
@@ -62,3 +64,15 @@ def test_every_network_learns_and_a_restored_run_continues_bit_for_bit(method, r
 def test_calibrated_cql_reads_the_recorded_returns(recording, tmp_path):
     options = ("method.critic.1.calibrated=true", "method.source.data.gamma=0.99")
     iterated(trainer_of("cql", recording, tmp_path / "run", *options), 2)
+
+
+def test_a_learned_weight_of_cql_is_stepped_with_the_critics_logged_and_restored(recording, tmp_path):
+    # the penalty of new critics is far below 100: Adam lowers the weight's logarithm by the critics' rate every update
+    options = ("method.critic.1.threshold=100",)
+    trainer = iterated(trainer_of("cql", recording, tmp_path / "run", *options), 4)
+    assert trainer.method.coefficients(0.0)["coefficient/conservative"] == pytest.approx(math.exp(-4 * 3e-4), rel=1e-5)
+    trainer.checkpoint()
+    resumed = trainer_of("cql", recording, tmp_path / "run", *options)
+    resumed.load_state_dict(read_checkpoint(tmp_path / "run"))
+    assert resumed.method.coefficients(0.0) == trainer.method.coefficients(0.0)
+    assert "coefficient/conservative" not in trainer_of("cql", recording, tmp_path / "fixed").method.coefficients(0.0)

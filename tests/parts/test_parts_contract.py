@@ -72,6 +72,7 @@ PARTS = [
     ("critic", "behavior_vae", {}),
     ("critic", "conservative", {}),
     ("critic", "conservative", {"calibrated": True}),
+    ("critic", "conservative", {"threshold": 1.0}),
     ("critic", "td_value", {}),
     ("critic", "diversity", {}),
     ("critic", "gaussian_q", {}),

@@ -62,6 +62,22 @@ def test_cql_temperature_sharpens_the_maximum():
     assert_close(loss.item(), 0.5 * log(18) - 1, atol=1e-12, rtol=0)
 
 
+def test_cql_weight_rises_while_the_penalty_is_above_its_threshold():
+    # two heads, both with the penalty log(22/3) - 1 = .9924; alpha = 2, threshold .5: -2 (2 * .9924 - 2 * .5)
+    one = candidates([0.0, log(2), log(3)], [0.5, 0.25, 0.25], 1.0)
+    values = one.model["candidate_q"].expand(-1, -1, -1, 2).clone().requires_grad_()
+    critic = make("critic", "conservative", threshold=0.5)
+    critic.load_state_dict({"log_alpha": log(2)})
+    (log_alpha,) = critic.parameters()
+    loss = critic.loss(one.replace(model={**one.model, "candidate_q": values}, q_data=one.q_data.expand(2, -1, -1)))
+    penalty = 2 * (log(22 / 3) - 1)
+    assert_close(loss.item(), 2 * penalty, atol=1e-6, rtol=0)
+    to_values, to_alpha = torch.autograd.grad(loss.sum(), [values, log_alpha])
+    assert_close(to_values[..., 0].flatten(), 2 * exact([2.0, 8.0, 12.0]) / 22)
+    assert_close(to_alpha.item(), -2 * (penalty - 2 * 0.5), atol=1e-6, rtol=0)
+    assert not make("critic", "conservative").parameters()
+
+
 def test_calibrated_cql_does_not_push_below_the_return():
     # the return 1 replaces log 2, not log 3 = 1.0986, and not the uniform candidate's 0: 2 + 4 e + 12
     batch = candidates(

@@ -18,6 +18,7 @@ import torch
 import yaml
 from torch.nn import Parameter
 
+from unirl.allocator import keep_freed_memory
 from unirl.domain import Domain, DomainInfo, role_of
 from unirl.errors import RunWarning, UserError
 from unirl.method import Method, section
@@ -123,6 +124,7 @@ def build(config: Mapping[str, Any], progress: ProgressSink | None) -> Trainer:
     """Make the domain, the method, the source and the update that a configuration names."""
     _check_device(str(config.get("device", "cpu")))
     torch.set_num_threads(int(config.get("threads") or 1))
+    keep_freed_memory()
     generators.seed(int(config["seed"]))
     for module in config.get("plugins") or []:
         _import_plugin(str(module))

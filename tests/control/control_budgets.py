@@ -26,6 +26,7 @@ BUDGETS: dict[str, list[str]] = {
     "f_dvl": [NOISY, "iterations=1000"],
     "o_dice": [NOISY, "iterations=1000"],
     "cql": [NOISIER, "iterations=1000"],
+    "cql_lagrange": [NOISIER, "iterations=1000"],
     "sac_n": [NOISIER, "iterations=3000"],
     "edac": [NOISIER, "iterations=3000"],
     "rvs_r": [NOISY, "iterations=1000"],

@@ -11,10 +11,11 @@ from unirl.config import compose
 from unirl.run import build
 from unirl.trainer.checkpoint import read_checkpoint
 
-METHODS = ("prdc", "a2pr", "awac", "cql", "rebrac")
+METHODS = ("prdc", "a2pr", "awac", "cql", "cql_lagrange", "rebrac")
 SIZES = {
     "a2pr": ["method.critic.2.hidden=16"],
     "cql": ["method.critic.1.candidates=2"],
+    "cql_lagrange": ["method.critic.1.candidates=2"],
 }
 
 
@@ -67,12 +68,11 @@ def test_calibrated_cql_reads_the_recorded_returns(recording, tmp_path):
 
 
 def test_a_learned_weight_of_cql_is_stepped_with_the_critics_logged_and_restored(recording, tmp_path):
-    # the penalty of new critics is far below 100: Adam lowers the weight's logarithm by the critics' rate every update
-    options = ("method.critic.1.threshold=100",)
-    trainer = iterated(trainer_of("cql", recording, tmp_path / "run", *options), 4)
+    # the penalty of new critics is far below 6.6: Adam lowers the weight's logarithm by the critics' rate every update
+    trainer = iterated(trainer_of("cql_lagrange", recording, tmp_path / "run"), 4)
     assert trainer.method.coefficients(0.0)["coefficient/conservative"] == pytest.approx(math.exp(-4 * 3e-4), rel=1e-5)
     trainer.checkpoint()
-    resumed = trainer_of("cql", recording, tmp_path / "run", *options)
+    resumed = trainer_of("cql_lagrange", recording, tmp_path / "run")
     resumed.load_state_dict(read_checkpoint(tmp_path / "run"))
     assert resumed.method.coefficients(0.0) == trainer.method.coefficients(0.0)
     assert "coefficient/conservative" not in trainer_of("cql", recording, tmp_path / "fixed").method.coefficients(0.0)

@@ -9,7 +9,7 @@ from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 torch.set_num_threads(1)
-settings.register_profile("untimed")  # on a busy machine an example may take any time
+settings.register_profile("untimed", deadline=None)  # on a busy machine an example may take any time
 settings.load_profile("untimed")
 
 # Without an extra, the folders that need it are left out, so that `pip install unirl[control]` can be tested alone.

@@ -51,12 +51,11 @@ def tiny_model(
     seed = int(model_config.get("seed", seed))
     make_problems(task_config)  # tells of mistakes before anything is made
     folder = cache_folder() / _fingerprint(task_config, architecture, settings, seed)
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_suffix(".lock")):
-            if not folder.is_dir():
-                _make(folder, task_config, architecture, settings, seed, progress)
-    with quiet_loading():
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Reading is locked too: transformers patches torch's initialisers meanwhile, for all threads of the process
+    with FileLock(folder.with_suffix(".lock")), quiet_loading():
+        if not folder.is_dir():
+            _make(folder, task_config, architecture, settings, seed, progress)
         return Qwen3ForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
 
 

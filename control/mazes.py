@@ -6,7 +6,7 @@ Nothing was ever recorded from the start of the routes `STITCHED` to their ends,
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -140,6 +140,8 @@ class PointMazeExpert:
     Observations [B, 6] (achieved goal, desired goal, observation) -> actions [B, 2]. `bind` takes over the layout of
     the environment in which it demonstrates.
     """
+
+    sizes: ClassVar[tuple[int, int]] = (6, 2)  # observations, actions
 
     def __init__(self, layout: Sequence[str] = LAYOUT, step: float = 0.4) -> None:
         self._maze, self._step = Maze(tuple(layout)), step

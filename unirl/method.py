@@ -236,11 +236,9 @@ class Method:
             if term.coefficient.changes
         }
         strengths |= {
-            critic.registered_name: critic.strength()
-            for critic in self.critics
-            if hasattr(critic, "strength") and critic.parameters()
+            critic.registered_name: critic.strength() for critic in self.critics if hasattr(critic, "strength")
         }
-        return {f"coefficient/{name}": strength for name, strength in strengths.items()}
+        return {f"coefficient/{name}": strength for name, strength in strengths.items() if strength is not None}
 
     def state_dict(self) -> dict[str, Any]:
         """State of every part that has any, by position."""

@@ -67,7 +67,7 @@ def run_policy(folder: Path | str, environment: Env) -> PolicyFunction:
         raise UserError(f"{folder} is a run of domain '{domain.info.name}'; data is collected from control runs")
     domain.check_acts_on_observations_alone()
     if domain.actions.discrete:
-        raise UserError(f"{folder} chooses among {domain.actions.size} actions; data is collected of continuous ones")
+        raise UserError(f"{folder} chooses among {domain.actions.size} actions; recorded data needs continuous vectors")
     trained = f"the run was trained on {domain.info.task}, which"
     _check_same_sizes(trained, (domain.observation_size, domain.actions.size), environment)
     actor = PolicyActor(domain.policy, domain.generator, domain.device)
@@ -108,8 +108,7 @@ def policy_function(policy: str | PolicyFunction, environment: Env, seed: int = 
         expert = make("expert", policy)
         if hasattr(expert, "bind"):
             expert.bind(environment.unwrapped)
-        else:
-            _check_same_sizes(f"expert '{policy}'", expert.sizes, environment)
+        _check_same_sizes(f"expert '{policy}'", expert.sizes, environment)
         chosen: PolicyFunction = expert
         return chosen
     raise UserError(

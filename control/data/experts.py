@@ -1,4 +1,7 @@
-"""Scripted experts: controllers written down from physics, for demonstrations without any training."""
+"""Scripted experts: controllers written down from physics, for demonstrations without any training.
+
+An expert maps observations [B, O] to actions [B, A] and says in `sizes` what O and A are.
+"""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -22,7 +25,7 @@ class InvertedPendulumExpert:
     action cost 1), rounded. Observations [B, 4] -> actions [B, 1] in the environment's units, [-3, 3].
     """
 
-    sizes: ClassVar = (4, 1)  # observations, actions
+    sizes: ClassVar[tuple[int, int]] = (4, 1)  # observations, actions
     gains: tuple[float, float, float, float] = (0.7, 6.8, 0.9, 1.1)
     limit: float = 3.0
 
@@ -44,7 +47,7 @@ class PendulumExpert:
     [B, 1], [-2, 2]. Mean return over 20 resets -137.
     """
 
-    sizes: ClassVar = (3, 1)  # observations, actions
+    sizes: ClassVar[tuple[int, int]] = (3, 1)  # observations, actions
     energy_gain: float = 2.0
     proportional: float = 12.0
     derivative: float = 3.0
@@ -72,7 +75,7 @@ class ReacherExpert:
     with links of 0.1 and 0.11 m. Observations [B, 10] -> actions [B, 2], [-1, 1]. Mean return over 20 resets -5.4.
     """
 
-    sizes: ClassVar = (10, 2)  # observations, actions
+    sizes: ClassVar[tuple[int, int]] = (10, 2)  # observations, actions
     proportional: float = 16.0
     derivative: float = 0.06
     limit: float = 1.0

@@ -57,7 +57,7 @@ class Conservative:
             )
         self.candidates, self.temperature, self.calibrated, self.coef = candidates, temperature, calibrated, coef
         self.threshold = threshold
-        self.log_alpha = nn.Parameter(torch.zeros(()), requires_grad=threshold is not None)
+        self.log_alpha = nn.Parameter(torch.zeros(()))
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -73,9 +73,9 @@ class Conservative:
         """The logarithm of alpha, where it is learned."""
         return [] if self.threshold is None else [self.log_alpha]
 
-    def strength(self) -> float:
-        """alpha, for the log."""
-        return float(self.log_alpha.detach().exp())
+    def strength(self) -> float | None:
+        """alpha, for the log; None where it is fixed."""
+        return None if self.threshold is None else float(self.log_alpha.detach().exp())
 
     def state_dict(self) -> dict[str, Any]:
         """The logarithm of alpha."""

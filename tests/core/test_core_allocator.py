@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the allocator is glibc's")
+
 UPDATES = """
 import resource
 import torch
@@ -31,13 +33,11 @@ def kept_and_pages_mapped_anew(**variables):
     return kept == "True", int(pages)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the allocator is glibc's")
 def test_an_update_finds_the_memory_of_the_one_before():
     kept, pages = kept_and_pages_mapped_anew()
     assert kept and pages < 10 * 80e6 / 4096 / 100  # under one page in a hundred of what the updates allocate
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the allocator is glibc's")
 def test_what_the_environment_set_up_stays():
     kept, pages = kept_and_pages_mapped_anew(MALLOC_MMAP_THRESHOLD_="65536")
     assert not kept and pages > 10 * 80e6 / 4096 / 2  # each block is mapped and returned

@@ -1,5 +1,6 @@
 """Shared set-up: one thread, so that runs repeat bit for bit, the helpers on the path, extras that are absent."""
 
+import signal
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,6 +10,7 @@ from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a script starts the suite with `&`
 settings.register_profile("untimed", deadline=None)  # on a busy machine an example may take any time
 settings.load_profile("untimed")
 
